@@ -1,0 +1,73 @@
+"""PromptScope's engine: medical images, vision-language backbones, learned prompt sets, maps.
+
+    import engine
+    backbone = engine.load_backbone("scope-mini")
+    prompts = engine.PromptSet.load("btmri-description-ensemble-scope-mini")
+    image = engine.read_image("study.dcm")
+    prediction = engine.predict(image, backbone, prompts)
+
+Research use only; not a medical device.
+"""
+
+from engine.backbones import BACKBONES, load_backbone
+from engine.backbones.base import Backbone
+from engine.data import read_examples
+from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError
+from engine.evaluate import Evaluation, evaluate, features_of
+from engine.explain import EXPLANATIONS, explain, explanations_for
+from engine.methods import METHODS
+from engine.predict import embed, predict, read_off
+from engine.preprocess import Preprocess, place, prepare
+from engine.prompts import PromptSet, library
+from engine.readers import READERS, read, read_image
+from engine.render import is_flat, overlay, picture
+from engine.tasks import Task, descriptions, task, tasks
+from engine.types import Box, Example, Heatmap, Image, Input, Prediction, Series, Window
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BACKBONES",
+    "EXPLANATIONS",
+    "METHODS",
+    "READERS",
+    "Backbone",
+    "BackboneError",
+    "Box",
+    "DataError",
+    "EngineError",
+    "Evaluation",
+    "Example",
+    "ExplainError",
+    "Heatmap",
+    "Image",
+    "ImageError",
+    "Input",
+    "Prediction",
+    "Preprocess",
+    "PromptSet",
+    "PromptSetError",
+    "Series",
+    "Task",
+    "Window",
+    "descriptions",
+    "embed",
+    "evaluate",
+    "explain",
+    "explanations_for",
+    "features_of",
+    "is_flat",
+    "library",
+    "load_backbone",
+    "overlay",
+    "picture",
+    "place",
+    "predict",
+    "prepare",
+    "read",
+    "read_examples",
+    "read_image",
+    "read_off",
+    "task",
+    "tasks",
+]

@@ -1,0 +1,122 @@
+"""What a backbone is: protocols, no models.
+
+Legend: B images, N texts, L tokens, W token width, D joint embedding, S input size, h x w patch grid, H heads,
+T tokens of the image tower (prefix tokens first, then h * w patches).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from engine.preprocess import Preprocess
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Turns images and texts into points of one space.
+
+    id : the name it was loaded by; source : where its weights came from, in words
+    device, dtype : where and in which precision both towers compute ("cpu", "float32")
+    logit_scale : already exponentiated (it is stored as a logarithm)
+    """
+
+    id: str
+    source: str
+    device: str
+    dtype: str
+    dim: int
+    logit_scale: float
+    preprocess: Preprocess
+
+    @property
+    def weights_hash(self) -> str:
+        """sha256 over the sorted (name, dtype, shape, bytes) of both towers as stored, plus the tokenizer's
+        and the preprocessing's JSON."""
+        ...
+
+    def encode_images(self, x: Tensor, visual_prompt: Tensor | None = None) -> Tensor:
+        """x (B, 3, S, S) float, normalised by `preprocess` -> (B, D) float32, unit length."""
+        ...
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """N sentences -> (N, D) float32, unit length. Raises BackboneError where one is too long."""
+        ...
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Texts at the door of the text tower. vectors : (N, L, W); ids : (N, L), which say where padding and the
+    end token are. A prompt method replaces rows of `vectors` and leaves `ids` alone."""
+
+    vectors: Tensor
+    ids: Tensor
+
+
+@runtime_checkable
+class PromptTunable(Backbone, Protocol):
+    """Law: encode_embedded(embed_tokens(tokenize(texts))) equals encode_texts(texts), exactly.
+
+    context_length : the longest L the tower takes; token_width : W
+    """
+
+    context_length: int
+    token_width: int
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """(N, L) int64, L trimmed to the longest text. Raises BackboneError where one exceeds context_length."""
+        ...
+
+    def embed_tokens(self, ids: Tensor) -> Embedded:
+        """Word embeddings only; positions and token types are added inside the tower."""
+        ...
+
+    def encode_embedded(self, text: Embedded, dropout: bool = False) -> Tensor:
+        """(N, D) float32, unit length, differentiable in text.vectors. `dropout` turns the tower's own dropout on
+        for this call (upstream's BiomedCoOp trains so, methods' `faithful=True`)."""
+        ...
+
+
+@runtime_checkable
+class PatchLevel(Backbone, Protocol):
+    """Patches in the joint space."""
+
+    def encode_patches(self, x: Tensor) -> Tensor:
+        """x (B, 3, S, S) -> (B, h, w, D) float32, unit length."""
+        ...
+
+
+@runtime_checkable
+class VisualPrompted(Backbone, Protocol):
+    """Takes a visual prompt (layers, tokens, width) in `encode_images`; others refuse one with BackboneError."""
+
+    visual_prompt_shape: tuple[int, int]  # (layers, width)
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One block of the image tower, with a graph from `weights` to `pooled`.
+
+    weights : (B, H, T, T), softmaxed, rows attend to columns
+    pooled : (B, D), unit length: the block's mean token carried to the joint space
+    """
+
+    weights: Tensor
+    pooled: Tensor
+
+
+@runtime_checkable
+class Differentiable(Backbone, Protocol):
+    """Shows the attention of its last blocks to gradient maps.
+
+    grid : (h, w) patches; prefix_tokens : how many tokens come before the patches (CLS, registers)
+    """
+
+    grid: tuple[int, int]
+    prefix_tokens: int
+
+    def attention_layers(self, x: Tensor, last: int) -> list[AttentionLayer]:
+        """The last `last` blocks, first to last. Each layer's graph reaches back to its own weights only."""
+        ...

@@ -1,0 +1,37 @@
+"""LeGrad: where attention would have to rise for the class to score higher. Bousselham et al., arXiv:2404.03214.
+
+For each of the last LAYERS blocks: s = <target, mean token of the block in the joint space>; the gradient of s with
+respect to the block's attention, negative parts cut (eq. 5), averaged over heads and queries (eq. 6); the mean over
+blocks, patches only. The paper's final min-max scaling is left to the drawing, so that a map of nothing stays nothing.
+
+Legend: B images, T targets, H heads, N tokens, h x w patches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from engine.backbones.base import Differentiable
+from engine.errors import ExplainError
+
+LAYERS = 6  # of 12: earlier blocks form edges and textures; see LOG.md for 2, 4, 6 and 12
+
+
+def legrad(
+    backbone: Differentiable, inputs: Tensor, targets: Tensor, visual_prompt: Tensor | None = None
+) -> Tensor:
+    """inputs (B, 3, S, S), targets (T, D) -> (B, T, h, w) float32, at least 0."""
+    if visual_prompt is not None:
+        raise ExplainError("LeGrad does not take visual prompts yet.")
+    maps = []
+    layers = backbone.attention_layers(inputs, LAYERS)
+    for layer in layers:
+        similarity = layer.pooled @ targets.to(layer.pooled).T  # (B, T)
+        per_target = []
+        for t in range(len(targets)):
+            keep = t + 1 < len(targets)
+            (gradient,) = torch.autograd.grad(similarity[:, t].sum(), layer.weights, retain_graph=keep)
+            per_target.append(gradient.float().clamp(min=0).mean(dim=(1, 2)))  # heads, queries -> (B, N)
+        maps.append(torch.stack(per_target, dim=1)[..., backbone.prefix_tokens :])
+    return torch.stack(maps).mean(dim=0).unflatten(-1, backbone.grid)

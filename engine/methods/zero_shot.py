@@ -1,0 +1,34 @@
+"""Zero-shot: one sentence a class. Radford et al., arXiv:2103.00020, section 3.1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.backbones.base import Backbone
+from engine.errors import DataError
+from engine.methods.base import LabelledFeatures, linear_prompt_set
+from engine.prompts import PromptSet
+from engine.tasks import Task
+
+
+class ZeroShot:
+    name = "zero-shot"
+    needs_images = False
+
+    @dataclass(frozen=True)
+    class Config:
+        """template : a sentence with {} for the class; empty takes the task's own."""
+
+        template: str = ""
+
+        def __post_init__(self) -> None:
+            if self.template and "{}" not in self.template:
+                raise DataError(f"The template {self.template!r} has no place for the class.", "Write {} where it goes.")
+
+    def __init__(self, config: Config = Config()):  # noqa: B008 (frozen)
+        self.config = config
+
+    def learn(self, backbone: Backbone, task: Task, data: LabelledFeatures | None = None) -> PromptSet:
+        template = self.config.template or task.template
+        embeddings = backbone.encode_texts([template.replace("{}", name) for name in task.names])  # (C, D)
+        return linear_prompt_set(self, backbone, task, embeddings, template=template)

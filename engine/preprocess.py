@@ -1,0 +1,86 @@
+"""From an image to a backbone's input, and from a map back to the image.
+
+`prepare` and `place` are inverse in geometry: a pixel that `prepare` did not show to the model is NaN in `place`.
+Resizing is Pillow's antialiased bicubic on float32, so that it equals open_clip's own transform to rounding
+(open_clip.transform.image_transform: resize the shorter side, crop the centre) without its 8-bit step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+
+from engine.types import Box, Heatmap, Image, Input
+
+RESAMPLE = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What the weights were trained with; it travels with them (open_clip's preprocess_cfg).
+
+    resize : "shortest" (shorter side to `size`, centre crop), "longest" (longer side to `size`, padded with
+    `fill` in [0, 1]) or "squash" (both sides to `size`)
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize: str = "shortest"
+    fill: float = 0.0
+
+
+def _resized(channel: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
+    picture = PIL.Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32))  # mode "F"
+    return np.asarray(picture.resize((width, height), RESAMPLE[how]), dtype=np.float32)
+
+
+def prepare(image: Image, preprocess: Preprocess) -> Input:
+    """The input (3, S, S) of a backbone and the box of the image that it shows."""
+    size = preprocess.size
+    rows, columns = image.shape
+    if preprocess.resize == "squash":
+        height = width = size
+    else:
+        side = min(rows, columns) if preprocess.resize == "shortest" else max(rows, columns)
+        # torchvision.transforms.functional.resize truncates the longer side
+        height, width = max(1, int(rows * size / side)), max(1, int(columns * size / side))
+    grey = image.pixels.ndim == 2
+    channels = [image.pixels] if grey else [image.pixels[..., i] for i in range(3)]
+    resized = np.stack([_resized(c, height, width, preprocess.interpolation) for c in channels])
+    top, left = round((height - size) / 2), round((width - size) / 2)  # negative where padding is needed
+    canvas = np.full((len(resized), size, size), preprocess.fill, dtype=np.float32)
+    into = (slice(max(0, -top), max(0, -top) + min(size, height)), slice(max(0, -left), max(0, -left) + min(size, width)))
+    outof = (slice(max(0, top), max(0, top) + min(size, height)), slice(max(0, left), max(0, left) + min(size, width)))
+    canvas[:, into[0], into[1]] = resized[:, outof[0], outof[1]]
+    canvas = np.clip(np.broadcast_to(canvas, (3, size, size)), 0.0, 1.0)  # bicubic overshoots
+    mean = np.asarray(preprocess.mean, dtype=np.float32)[:, None, None]
+    std = np.asarray(preprocess.std, dtype=np.float32)[:, None, None]
+    down, across = rows / height, columns / width  # image pixels per input pixel
+    return Input((canvas - mean) / std, Box(top * down, left * across, size * down, size * across))
+
+
+def _weights(cells: int, start: float, length: float, pixels: int) -> np.ndarray:
+    """Bilinear weights (pixels, cells) of map cells at the image's pixel centres; zero rows outside the box."""
+    centres = (np.arange(pixels) + 0.5 - start) / length * cells - 0.5  # in cells
+    low = np.clip(np.floor(centres), 0, cells - 1).astype(int)
+    high = np.minimum(low + 1, cells - 1)
+    share = np.clip(centres - low, 0.0, 1.0)
+    weights = np.zeros((pixels, cells), dtype=np.float32)
+    np.add.at(weights, (np.arange(pixels), low), 1.0 - share)
+    np.add.at(weights, (np.arange(pixels), high), share)
+    return weights
+
+
+def place(heatmap: Heatmap, shape: tuple[int, int]) -> np.ndarray:
+    """The map in image coordinates: float32 (H, W), bilinear, NaN where the model saw nothing."""
+    box, (rows, columns) = heatmap.box, shape
+    h, w = heatmap.values.shape
+    down, across = _weights(h, box.top, box.height, rows), _weights(w, box.left, box.width, columns)
+    placed = down @ heatmap.values.astype(np.float32) @ across.T
+    y, x = np.arange(rows) + 0.5, np.arange(columns) + 0.5
+    seen = ((y > box.top) & (y < box.top + box.height))[:, None] & ((x > box.left) & (x < box.left + box.width))
+    return np.where(seen, placed, np.nan).astype(np.float32)

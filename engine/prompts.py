@@ -1,0 +1,203 @@
+"""Prompt sets: what is left after a method has learned. A folder with `prompts.safetensors` and `card.json`.
+
+Never pickle, never the backbone's weights, never file names or paths of the data. The card's form is
+assets/schemas/card.json; fields that it does not know are kept.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from engine.errors import PromptSetError
+from engine.heads import HEADS, Head
+from engine.tasks import ASSETS
+
+if TYPE_CHECKING:
+    from engine.backbones.base import Backbone
+
+SCHEMA_VERSION = 1
+LIBRARY = ASSETS.parent / "learned_prompts"
+INTENDED_USE = "Research and demonstration only; not a medical device, not for diagnosis."
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Labels and a head over one exact backbone.
+
+    visual_prompt : float32 array for `encode_images`, or None: then this is a shared-image set
+    card : everything that is written beside the numbers, as in card.json
+    """
+
+    head: Head
+    card: dict[str, Any]
+    visual_prompt: np.ndarray | None = None
+    labels: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_card(self.card)
+        object.__setattr__(self, "labels", tuple(self.card["labels"]))
+        if len(self.labels) != self.head.classes:
+            raise PromptSetError(
+                f"The prompt set {self.name!r} names {len(self.labels)} labels for {self.head.classes} classes.",
+                "Restore the card.json that was saved with it.",
+            )
+
+    @property
+    def name(self) -> str:
+        return self.card["name"]
+
+    @property
+    def title(self) -> str:
+        return f"{self.card['task']['title']} ({self.card['method']['name']})"
+
+    @property
+    def temperature(self) -> float | None:
+        return self.card["temperature"]
+
+    @property
+    def activation(self) -> str:
+        return self.card["activation"]
+
+    @property
+    def class_embeddings(self) -> np.ndarray | None:
+        return self.head.class_embeddings
+
+    @property
+    def is_shared_image(self) -> bool:
+        """Any number of such sets score one image from one image forward."""
+        return self.visual_prompt is None
+
+    def display(self, label: str) -> str:
+        """The label as people read it."""
+        names = self.card.get("display", self.labels)
+        return names[self.labels.index(label)]
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """features (B, D) float32, unit length -> (B, C) float32 logits."""
+        return self.head.scores(features)
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """(B, C) float32: softmax of the scores over the fitted temperature (1 where none was), or the sigmoid."""
+        scores = self.scores(features) / (self.temperature or 1.0)
+        if self.activation == "sigmoid":
+            return 1 / (1 + np.exp(-scores))
+        exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return exponents / exponents.sum(axis=1, keepdims=True)
+
+    def check(self, backbone: Backbone) -> None:
+        """Raises PromptSetError where the backbone is not the one that the set was made for."""
+        made_for = self.card["backbone"]
+        if made_for["weights_hash"] == backbone.weights_hash:
+            return
+        if made_for["id"] != backbone.id:
+            raise PromptSetError(
+                f"The prompt set {self.name!r} was made for the backbone {made_for['id']!r}, not {backbone.id!r}.",
+                f"Choose {made_for['id']!r}, or a set made for {backbone.id!r}.",
+            )
+        raise PromptSetError(
+            f"The prompt set {self.name!r} was made for other weights of {backbone.id!r} "
+            f"({made_for['weights_hash'][:12]}, here {backbone.weights_hash[:12]}).",
+            "Make it again with these weights.",
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes prompts.safetensors and card.json; returns the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = self.head.tensors()
+        if self.visual_prompt is not None:
+            tensors["visual_prompt"] = self.visual_prompt.astype(np.float32)
+        metadata = {"format": "promptscope", "labels": json.dumps(self.labels)}
+        safetensors.numpy.save_file(
+            {k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "prompts.safetensors", metadata
+        )
+        text = json.dumps(self.card, indent=1, ensure_ascii=False, sort_keys=True)
+        (folder / "card.json").write_text(text + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PromptSet:
+        """A saved set, or one of the library by its name. Raises PromptSetError for anything that is not whole."""
+        place = Path(folder)
+        if not place.is_dir() and (LIBRARY / place.name).is_dir() and place.name == str(folder):
+            place = LIBRARY / place.name
+        if not place.is_dir():
+            raise PromptSetError(f"There is no prompt set {str(folder)!r}.", "`python -m engine list` shows what is there.")
+        card = _read_card(place / "card.json")
+        tensors, labels = _read_tensors(place / "prompts.safetensors")
+        if labels != card["labels"]:
+            raise PromptSetError(
+                f"The labels of the prompt set {place.name!r} are not those that it was saved with: "
+                f"{', '.join(card['labels'])} in card.json, {', '.join(labels)} in prompts.safetensors.",
+                "Restore the card.json that was saved with it.",
+            )
+        visual_prompt = tensors.pop("visual_prompt", None)
+        try:
+            head = HEADS[card["head"]].from_tensors(tensors)
+        except PromptSetError as error:
+            raise PromptSetError(f"The prompt set {place.name!r} is damaged. {error.message}", "Import it again.") from error
+        return cls(head, card, visual_prompt)
+
+
+def check_card(card: dict[str, Any]) -> None:
+    """Raises PromptSetError with the first thing in a card that is not as assets/schemas/card.json asks."""
+    name = card.get("name", "without a name")
+    version = card.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise PromptSetError(
+            f"The prompt set {name!r} has the format version {version}; this PromptScope reads {SCHEMA_VERSION}.",
+            "Use a newer PromptScope.",
+        )
+    schema = json.loads((ASSETS / "schemas" / "card.json").read_text(encoding="utf-8"))
+    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(card))
+    if fault is not None:
+        where = "/".join(str(p) for p in fault.absolute_path) or "card.json"
+        raise PromptSetError(f"The card of the prompt set {name!r} is not valid at {where}: {fault.message[:200]}.")
+    if card["head"] not in HEADS:
+        raise PromptSetError(
+            f"The prompt set {name!r} has a head of the kind {card['head']!r}, which this PromptScope does not know.",
+            "Use a newer PromptScope.",
+        )
+    if "display" in card and len(card["display"]) != len(card["labels"]):
+        raise PromptSetError(f"The card of the prompt set {name!r} has {len(card['display'])} display names "
+                             f"for {len(card['labels'])} labels.")
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PromptSetError(f"The prompt set {path.parent.name!r} has no card.json.") from None
+    except (OSError, ValueError) as error:
+        raise PromptSetError(f"The card of the prompt set {path.parent.name!r} cannot be read: {error}.") from error
+    if not isinstance(card, dict):
+        raise PromptSetError(f"The card of the prompt set {path.parent.name!r} is no JSON object.")
+    check_card(card)
+    return card
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+        return tensors, json.loads(metadata["labels"])
+    except FileNotFoundError:
+        raise PromptSetError(f"The prompt set {path.parent.name!r} has no prompts.safetensors.") from None
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise PromptSetError(
+            f"The tensors of the prompt set {path.parent.name!r} cannot be read ({type(error).__name__}).", "Import it again."
+        ) from error
+
+
+def library(folder: Path = LIBRARY) -> list[str]:
+    """Names of the prompt sets in the library, in alphabetical order."""
+    return sorted(p.parent.name for p in folder.glob("*/card.json")) if folder.is_dir() else []

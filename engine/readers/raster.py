@@ -1,0 +1,113 @@
+"""PNG, JPEG, TIFF, WebP and BMP through Pillow, 8 and 16 bit, without Pillow's own clipping of 16 to 8 bits.
+
+Assumed: grey values are linear, bright means high. Pages of a TIFF are frames. A picture turned by its EXIF tag is
+turned back. Left out: 16-bit colour (Pillow reads its upper 8 bits), ICC profiles.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from engine.errors import ImageError
+from engine.readers._grey import apply_window, automatic_window
+from engine.types import Image, Window
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # nothing else is opened: other decoders have had bombs
+MAX_PIXELS = 100_000_000  # a frame; 100 megapixels are 1.2 GB as float32 colour
+
+
+def sniff(head: bytes) -> bool:
+    return (
+        head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"BM"))
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+    """Whatever goes wrong inside while reading becomes one sentence."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and may quote it
+            with PIL.Image.open(path, formats=FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise ImageError(
+                        f"The picture {path.name!r} claims {picture.width} x {picture.height} pixels; "
+                        f"at most {MAX_PIXELS // 1_000_000} megapixels are read.",
+                        "Save a smaller copy.",
+                    )
+                yield picture
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged files
+        raise ImageError(
+            f"The picture {path.name!r} is damaged or cut off and cannot be decoded ({type(error).__name__}).",
+            "Save or export it again.",
+        ) from error
+
+
+def read(path: Path) -> list[RasterSeries]:
+    with _opened(path) as picture:
+        return [RasterSeries(path, int(getattr(picture, "n_frames", 1)))]
+
+
+class RasterSeries:
+    """A picture file as a Series."""
+
+    affine = None
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, frames: int):
+        self.path, self.frames, self.files = path, frames, (path.name,)
+
+    def frame(self, index: int, window: Window | None = None) -> Image:
+        if not 0 <= index < self.frames:
+            raise ImageError(f"There is no frame {index + 1}; {self.path.name!r} has {self.frames}.")
+        notes: list[str] = []
+        with _opened(self.path) as picture:
+            if self.frames > 1:
+                picture.seek(index)
+                notes.append(f"Page {index + 1} of {self.frames}.")
+            turned = PIL.ImageOps.exif_transpose(picture)
+            if picture.getexif().get(0x0112, 1) != 1:
+                notes.append("Turned as its EXIF orientation asks.")
+            name = picture.format or "picture"
+            pixels, window = _pixels(turned, window, notes)
+        notes.insert(0, f"{name}, {pixels.shape[1]} x {pixels.shape[0]} pixels, {'grey' if pixels.ndim == 2 else 'colour'}.")
+        flat = "All pixels have the same value: there is nothing to see."
+        return Image(pixels, notes=tuple(notes), warnings=(flat,) if np.ptp(pixels) == 0 else (), window=window)
+
+
+def _pixels(picture: PIL.Image.Image, window: Window | None, notes: list[str]) -> tuple[np.ndarray, Window | None]:
+    """float32 in [0, 1], (H, W) or (H, W, 3), and the window that was applied to deep grey values."""
+    if picture.mode.startswith("I") or picture.mode == "F":  # I;16, I;16B, I, F
+        values = np.asarray(picture)
+        if window is None and values.dtype.kind != "f" and values.min() >= 0:
+            bits = max(8, int(values.max()).bit_length())
+            notes.append(f"Stored deeper than 8 bits with values up to {int(values.max())}: read as {bits} bit, linear.")
+            return (values / np.float32(2**bits - 1)).astype(np.float32), None
+        if window is None:
+            window = automatic_window(values)
+            notes.append(f"Values shown from {window.center - window.width / 2:g} to {window.center + window.width / 2:g}.")
+        return apply_window(values, window), window
+    if "A" in picture.mode or "transparency" in picture.info:
+        picture = PIL.Image.alpha_composite(
+            PIL.Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture.convert("RGBA")
+        ).convert("RGB")
+        notes.append("Transparent parts are shown black.")
+    elif picture.mode not in ("L", "1", "RGB"):
+        notes.append(f"Converted from {picture.mode} to RGB.")
+        picture = picture.convert("RGB")
+    elif picture.mode == "1":
+        picture = picture.convert("L")
+    values = np.asarray(picture, dtype=np.float32) / 255
+    if window is not None:
+        notes.append("A window does not apply to an 8-bit picture.")
+    return values, None

@@ -1,0 +1,51 @@
+"""Engine values to pictures: pure functions, uint8 arrays (H, W, 3).
+
+A map's colours run from its lowest to its highest seen value; a flat map is drawn as nothing, and pixels that the model
+did not see stay as they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.types import Image
+
+FLAT = 0.02  # less variation than this share of the largest value is shown as no signal
+# Dark violet over red to pale yellow, monotone in lightness so that it reads in grey print too.
+STOPS = np.array([[13, 8, 60], [106, 23, 110], [187, 55, 84], [237, 105, 37], [251, 180, 20], [252, 255, 164]], float)
+
+
+def colours(t: np.ndarray) -> np.ndarray:
+    """t in [0, 1], any shape -> float (..., 3) in 0 to 255."""
+    at = np.linspace(0, 1, len(STOPS))
+    return np.stack([np.interp(t, at, STOPS[:, c]) for c in range(3)], axis=-1)
+
+
+def picture(image: Image) -> np.ndarray:
+    """The image itself, uint8 (H, W, 3)."""
+    grey = np.rint(image.pixels * 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2) if grey.ndim == 2 else grey
+
+
+def relative(placed: np.ndarray) -> np.ndarray:
+    """A placed map (H, W), NaN where unseen, to [0, 1] over its own range; zero where flat or unseen."""
+    seen = placed[np.isfinite(placed)]
+    if not seen.size:
+        return np.zeros(placed.shape, dtype=np.float32)
+    low, high = float(seen.min()), float(seen.max())
+    if high - low <= FLAT * max(abs(low), abs(high)):
+        return np.zeros(placed.shape, dtype=np.float32)
+    return np.nan_to_num((placed - low) / (high - low)).astype(np.float32)
+
+
+def is_flat(placed: np.ndarray) -> bool:
+    """Is there nothing to draw?"""
+    return not relative(placed).any()
+
+
+def overlay(image: Image, placed: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """The image with a placed map over it: high values cover, low values leave it clear. opacity in [0, 1]."""
+    base = picture(image).astype(float)
+    t = relative(placed)
+    cover = (opacity * t)[..., None]
+    return np.rint(base * (1 - cover) + colours(t) * cover).astype(np.uint8)
