@@ -15,12 +15,14 @@ from engine.data import read_examples
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError
 from engine.evaluate import Evaluation, evaluate, features_of
 from engine.explain import EXPLANATIONS, explain, explanations_for
-from engine.methods import METHODS
+from engine.methods import METHODS, prompt_set
 from engine.predict import embed, predict, read_off
 from engine.preprocess import Preprocess, place, prepare
 from engine.prompts import PromptSet, library
-from engine.readers import READERS, read, read_image
-from engine.render import is_flat, overlay, picture
+from engine.readers import READERS, middle, read, read_image
+from engine.render import is_flat, layer, overlay, picture
+from engine.results import error_row, result_row
+from engine.samples import Sample, samples
 from engine.tasks import Task, descriptions, task, tasks
 from engine.types import Box, Example, Heatmap, Image, Input, Prediction, Series, Window
 
@@ -47,27 +49,34 @@ __all__ = [
     "Preprocess",
     "PromptSet",
     "PromptSetError",
+    "Sample",
     "Series",
     "Task",
     "Window",
     "descriptions",
     "embed",
+    "error_row",
     "evaluate",
     "explain",
     "explanations_for",
     "features_of",
     "is_flat",
+    "layer",
     "library",
     "load_backbone",
+    "middle",
     "overlay",
     "picture",
     "place",
     "predict",
     "prepare",
+    "prompt_set",
     "read",
     "read_examples",
     "read_image",
     "read_off",
+    "result_row",
+    "samples",
     "task",
     "tasks",
 ]

@@ -19,7 +19,8 @@ from engine.errors import PromptSetError
 class Head(Protocol):
     """classes : C. class_embeddings : (C, D) unit length, or None where the head has none (then there is no map)."""
 
-    classes: int
+    @property
+    def classes(self) -> int: ...
 
     @property
     def class_embeddings(self) -> np.ndarray | None: ...

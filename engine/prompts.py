@@ -167,8 +167,9 @@ def check_card(card: dict[str, Any]) -> None:
             "Use a newer PromptScope.",
         )
     if "display" in card and len(card["display"]) != len(card["labels"]):
-        raise PromptSetError(f"The card of the prompt set {name!r} has {len(card['display'])} display names "
-                             f"for {len(card['labels'])} labels.")
+        raise PromptSetError(
+            f"The card of the prompt set {name!r} has {len(card['display'])} display names for {len(card['labels'])} labels."
+        )
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -194,7 +195,8 @@ def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         raise PromptSetError(f"The prompt set {path.parent.name!r} has no prompts.safetensors.") from None
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise PromptSetError(
-            f"The tensors of the prompt set {path.parent.name!r} cannot be read ({type(error).__name__}).", "Import it again."
+            f"The tensors of the prompt set {path.parent.name!r} cannot be read ({type(error).__name__}).",
+            "Import it again.",
         ) from error
 
 

@@ -28,6 +28,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -39,10 +40,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from engine.backbones import _openclip  # noqa: E402
-from engine.data import read_examples, unit  # noqa: E402
-from engine.tasks import Task, descriptions, task, tasks  # noqa: E402
-from engine.types import Example  # noqa: E402
+from engine.backbones import _openclip
+from engine.data import read_examples, unit
+from engine.tasks import Task, descriptions, task, tasks
+from engine.types import Example
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, as BiomedCLIP
 SIZE = 224
@@ -79,7 +80,7 @@ def difference_hash(picture: PIL.Image.Image) -> np.ndarray:
 
 
 def load(path: str) -> tuple[np.ndarray, np.ndarray]:
-    picture = PIL.Image.open(path)
+    picture: PIL.Image.Image = PIL.Image.open(path)
     picture = picture.convert("L" if picture.mode in ("L", "1") else "RGB")
     shorter = min(picture.size)
     if shorter > 240:
@@ -204,7 +205,12 @@ KIND_WORDS = {
     "CT": ["CT", "computed tomography", "CT scan", "CT slice"],
     "dermoscopy": ["dermoscopy", "dermatoscopy image", "dermoscopic photograph", "close-up skin photograph"],
     "histopathology": ["histopathology", "H&E slide", "microscopy of stained tissue", "histology image"],
-    "fundus photograph": ["fundus photograph", "colour fundus image", "retinal photograph", "photograph of the back of the eye"],
+    "fundus photograph": [
+        "fundus photograph",
+        "colour fundus image",
+        "retinal photograph",
+        "photograph of the back of the eye",
+    ],
     "OCT": ["OCT", "optical coherence tomography", "OCT B-scan", "retinal OCT"],
     "any": ["medical image"],
 }
@@ -368,7 +374,7 @@ def losses(v: Tensor, t: Tensor, scale: Tensor, labels: Tensor, kinds: Tensor, a
 
 
 @torch.no_grad()
-def validate(model: nn.Module, items: list[Item], words: Words, device: str) -> dict[str, float]:
+def validate(model: Any, items: list[Item], words: Words, device: str) -> dict[str, float]:
     """Balanced accuracy by task with the task's template, and of the modality, over held-out groups."""
     model.eval()
     features = []
@@ -493,7 +499,12 @@ def train(args: argparse.Namespace) -> None:
             state = {"model": model.state_dict(), "average": average.state_dict(), "project": project.state_dict()}
             torch.save(state | {"optimiser": optimiser.state_dict(), "step": step + 1}, work / "checkpoint.part")
             (work / "checkpoint.part").replace(work / "checkpoint.pt")
-            line = {"step": step + 1, "loss": round(seen, 4), "kept": keep, "minutes": round((time.time() - began) / 60, 2)}
+            line: dict[str, object] = {
+                "step": step + 1,
+                "loss": round(seen, 4),
+                "kept": keep,
+                "minutes": round((time.time() - began) / 60, 2),
+            }
             if (step + 1) % args.check == 0 or step + 1 == args.steps:
                 line["val"] = {k: round(x, 4) for k, x in validate(average, items["val"], words, args.device).items()}
             say(json.dumps(line))

@@ -70,7 +70,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise BackboneError(f"The weights {path.name!r} cannot be read: {error}.", "Fetch the file again.") from error
 
 
-def build_model(folder: Path, text_config: Path | None = None) -> nn.Module:
+def build_model(folder: Path, text_config: Path | None = None) -> Any:
     """The architecture of a folder with random weights. Raises BackboneError.
 
     text_config : where the text tower's configuration is when the folder has none of its own
@@ -105,9 +105,7 @@ class TimmBertCLIP:
     Frozen is frozen: eval mode, no gradients, dropout only where `encode_embedded(..., dropout=True)` asks for it.
     """
 
-    def __init__(
-        self, id: str, folder: Path, source: str, device: str, dtype: str, text_config: Path | None = None
-    ):
+    def __init__(self, id: str, folder: Path, source: str, device: str, dtype: str, text_config: Path | None = None):
         if dtype not in DTYPES:
             raise BackboneError(f"There is no precision {dtype!r}.", f"Choose one of: {', '.join(DTYPES)}.")
         try:
@@ -164,7 +162,9 @@ class TimmBertCLIP:
     def _read_tokenizer(self) -> Tokenizer:
         path = self._folder / "tokenizer.json"
         if not path.is_file():
-            raise BackboneError(f"The folder {str(self._folder)!r} has no tokenizer.json.", "Copy the tokenizer's files too.")
+            raise BackboneError(
+                f"The folder {str(self._folder)!r} has no tokenizer.json.", "Copy the tokenizer's files too."
+            )
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_padding()
         tokenizer.no_truncation()

@@ -79,6 +79,4 @@ def explain(
         scores = prompts.scores(backbone.encode_images(x).cpu().numpy())[0] if target == "runner-up" else np.empty(0)
     vectors = torch.from_numpy(target_vectors(prompts, labels, target, scores))
     maps = make(backbone, x, vectors).cpu().numpy()[0]
-    return [
-        Heatmap(values, prepared.box, label, method, target) for values, label in zip(maps, labels, strict=True)
-    ]
+    return [Heatmap(values, prepared.box, label, method, target) for values, label in zip(maps, labels, strict=True)]

@@ -18,9 +18,7 @@ from engine.errors import ExplainError
 LAYERS = 6  # of 12: earlier blocks form edges and textures; see LOG.md for 2, 4, 6 and 12
 
 
-def legrad(
-    backbone: Differentiable, inputs: Tensor, targets: Tensor, visual_prompt: Tensor | None = None
-) -> Tensor:
+def legrad(backbone: Differentiable, inputs: Tensor, targets: Tensor, visual_prompt: Tensor | None = None) -> Tensor:
     """inputs (B, 3, S, S), targets (T, D) -> (B, T, h, w) float32, at least 0."""
     if visual_prompt is not None:
         raise ExplainError("LeGrad does not take visual prompts yet.")

@@ -9,7 +9,7 @@ Legend: N images, D joint embedding, C classes.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -29,11 +29,11 @@ class LabelledFeatures:
 
 
 class Method(Protocol):
-    """name : its registry name; needs_images : False where it learns from words alone."""
+    """name : its registry name; needs_images : False where it learns from words alone; config : its options, an
+    instance of the class's own `Config`."""
 
-    name: ClassVar[str]
-    needs_images: ClassVar[bool]
-    Config: ClassVar[type]
+    name: str
+    needs_images: bool
     config: Any
 
     def learn(self, backbone: Backbone, task: Task, data: LabelledFeatures | None = None) -> PromptSet: ...

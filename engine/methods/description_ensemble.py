@@ -28,7 +28,7 @@ class DescriptionEnsemble:
 
         sentences: int = 0
 
-    def __init__(self, config: Config = Config()):  # noqa: B008 (frozen)
+    def __init__(self, config: Config = Config()):
         self.config = config
 
     def learn(self, backbone: Backbone, task: Task, data: LabelledFeatures | None = None) -> PromptSet:
@@ -38,6 +38,4 @@ class DescriptionEnsemble:
             sentences = bank.classes[name].sentences[: self.config.sentences or None]
             means.append(backbone.encode_texts(list(sentences)).mean(dim=0))  # unit rows -> (D,)
         embeddings = F.normalize(torch.stack(means), dim=-1)
-        return linear_prompt_set(
-            self, backbone, task, embeddings, descriptions={"bank": bank.task, "sha256": bank.sha256}
-        )
+        return linear_prompt_set(self, backbone, task, embeddings, descriptions={"bank": bank.task, "sha256": bank.sha256})

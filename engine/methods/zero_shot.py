@@ -25,7 +25,7 @@ class ZeroShot:
             if self.template and "{}" not in self.template:
                 raise DataError(f"The template {self.template!r} has no place for the class.", "Write {} where it goes.")
 
-    def __init__(self, config: Config = Config()):  # noqa: B008 (frozen)
+    def __init__(self, config: Config = Config()):
         self.config = config
 
     def learn(self, backbone: Backbone, task: Task, data: LabelledFeatures | None = None) -> PromptSet:

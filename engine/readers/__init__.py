@@ -14,9 +14,7 @@ from engine.types import Image, Series
 
 HEAD = 4096  # bytes that a reader may look at to recognise its format
 
-READERS = Registry(
-    "image format", ImageError, {"dicom": "engine.readers.dicom", "raster": "engine.readers.raster"}
-)
+READERS = Registry("image format", ImageError, {"dicom": "engine.readers.dicom", "raster": "engine.readers.raster"})
 
 # What a file is when no reader knows it, so that the sentence can say so.
 KNOWN_OTHERS = {
@@ -43,8 +41,12 @@ def read(paths: Iterable[str | Path]) -> list[Series]:
 def read_image(path: str | Path) -> Image:
     """The one frame of a file; of several frames the middle one, with a note. Raises ImageError."""
     series = read([path])[0]
-    middle = series.frames // 2 if series.frames > 1 else 0
-    return series.frame(middle)
+    return series.frame(middle(series))
+
+
+def middle(series: Series) -> int:
+    """The frame that is shown first: the middle one of several."""
+    return series.frames // 2
 
 
 def _read_file(path: Path) -> list[Series]:

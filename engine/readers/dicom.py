@@ -40,7 +40,7 @@ def sniff(head: bytes) -> bool:
         return True
     group, element, vr = head[:2], head[2:4], head[4:6]
     begins = group in (b"\x02\x00", b"\x08\x00") and element < b"\x20\x00"
-    return begins and len(head) >= 8 and (vr.isalpha() and vr.isupper() or head[6:8] == b"\x00\x00")
+    return begins and len(head) >= 8 and ((vr.isalpha() and vr.isupper()) or head[6:8] == b"\x00\x00")
 
 
 def read(path: Path) -> list[DicomSeries]:
@@ -188,8 +188,11 @@ class DicomSeries:
             return f"The DICOM file {self.path.name!r} has no pixel data (7FE0,0010)."
         if str(syntax).startswith(VIDEO):
             return f"The DICOM file {self.path.name!r} holds a video ({syntax.name}), which cannot be decoded here."
-        if isinstance(error, (NotImplementedError, RuntimeError)) and "decoder" in str(error).lower():
-            return f"The transfer syntax {syntax.name} ({syntax}) of {self.path.name!r} cannot be decoded here."
+        if isinstance(error, (NotImplementedError, RuntimeError)):  # pydicom: every plug-in refused
+            return (
+                f"No decoder here reads the pixels of {self.path.name!r} ({syntax.name}, "
+                f"{self._header.get('BitsStored', '?')} bits): they are damaged, or of a kind that is not known."
+            )
         return f"The pixels of {self.path.name!r} ({syntax.name}) are damaged or cut off ({type(error).__name__})."
 
 

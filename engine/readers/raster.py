@@ -24,9 +24,8 @@ MAX_PIXELS = 100_000_000  # a frame; 100 megapixels are 1.2 GB as float32 colour
 
 
 def sniff(head: bytes) -> bool:
-    return (
-        head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"BM"))
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"BM")) or (
+        head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     )
 
 

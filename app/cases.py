@@ -1,0 +1,64 @@
+"""A visitor's files: moved out of Gradio's cache at once, under random names, and deleted when the visit ends.
+
+Gradio keeps an upload under its own name and serves it by URL to whoever knows the path. So each upload is moved to a
+private folder (mode 700), where its name is random; the true name is kept in the visitor's state for display only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import engine
+
+
+@dataclass(frozen=True)
+class Case:
+    """One opened file. name : as the visitor knows it, shown, never logged; path : where it lies now."""
+
+    name: str
+    path: Path
+    frames: int
+    owned: bool = True  # an example belongs to its package and is never deleted
+
+
+@cache
+def _folder() -> Path:
+    made = Path(tempfile.mkdtemp(prefix="promptscope-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+def take(upload: str) -> Case:
+    """Moves an upload away and opens it. Raises ImageError; then the file is already gone."""
+    source = Path(upload)
+    place = _folder() / secrets.token_hex(16)
+    shutil.move(source, place)
+    try:
+        series = engine.read([place])[0]
+    except engine.EngineError as error:
+        place.unlink(missing_ok=True)
+        raise renamed(error, place.name, source.name) from None
+    return Case(source.name, place, series.frames)
+
+
+def sample(title: str) -> Case:
+    found = next(s for s in engine.samples() if s.title == title)
+    return Case(f"Example: {title}", found.path, engine.read([found.path])[0].frames, owned=False)
+
+
+def renamed(error: engine.EngineError, ours: str, theirs: str) -> engine.EngineError:
+    """The same sentence with the name that the visitor knows."""
+    return type(error)(error.message.replace(ours, theirs), error.hint.replace(ours, theirs))
+
+
+def forget(cases: list[Case]) -> None:
+    """Deletes a visitor's files."""
+    for case in cases or []:
+        if case.owned:
+            case.path.unlink(missing_ok=True)

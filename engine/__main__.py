@@ -1,0 +1,253 @@
+"""The command line: python -m engine list | predict | evaluate | prompts | bench.
+
+--json prints one documented object (README, "What --json prints"). Exit codes: 0 all well; 1 some files failed, the
+rest is there; 2 wrong usage, or nothing could run (one sentence on stderr).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+import engine
+from engine import bench
+from engine.backbones.base import Backbone
+from engine.types import Image, Window
+
+NOTICE = "Research use only; not a medical device."
+
+
+def parse_window(text: str) -> Window:
+    try:
+        center, width = (float(part) for part in text.split(",")[:2])
+    except ValueError:
+        raise engine.ImageError(f"The window {text!r} is not understood.", "Write CENTRE,WIDTH, as in 40,400.") from None
+    return Window(center, width)
+
+
+# --- list -----------------------------------------------------------------------------------------------------------
+
+
+def run_list(args: argparse.Namespace) -> int:
+    backbones = [{"id": n, "present": b.present() is not None} for n, b in engine.BACKBONES.items()]
+    found: dict[str, Any] = {
+        "schema": 1,
+        "backbones": backbones,
+        "methods": list(engine.METHODS),
+        "prompt_sets": [],
+        "explanations": list(engine.EXPLANATIONS),
+        "tasks": [{"id": t.id, "title": t.title, "labels": list(t.names)} for t in engine.tasks().values()],
+        "formats": list(engine.READERS),
+    }
+    for name in engine.library():
+        try:
+            card = engine.PromptSet.load(name).card
+            found["prompt_sets"].append({"name": name, "backbone": card["backbone"]["id"], "labels": card["labels"]})
+        except engine.PromptSetError as error:
+            found["prompt_sets"].append({"name": name, "error": str(error)})
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    print("backbones")
+    for each in backbones:
+        print(f"  {each['id']:14} {'present' if each['present'] else 'not on this machine'}")
+    for kind in ("methods", "explanations", "formats"):
+        print(kind)
+        print("  " + ", ".join(found[kind]))
+    print("tasks (a task's id works as --prompts)")
+    for each in found["tasks"]:
+        print(f"  {each['id']:20} {each['title']}: {', '.join(each['labels'])}")
+    print("prompt sets")
+    for each in found["prompt_sets"]:
+        print(f"  {each['name']:46} {each.get('error') or each['backbone']}")
+    return 0
+
+
+# --- predict --------------------------------------------------------------------------------------------------------
+
+
+def _write_map(image: Image, placed: np.ndarray, prompts: engine.PromptSet, label: str, out: Path) -> str:
+    """Named by pixels, never by the file, whose name may identify a patient."""
+    out.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(np.ascontiguousarray(image.pixels).tobytes()).hexdigest()[:12]
+    path = out / f"map-{digest}-{prompts.name}-{prompts.labels.index(label)}.png"
+    PIL.Image.fromarray(engine.overlay(image, placed)).save(path)
+    return str(path)
+
+
+def _one(series: engine.Series, backbone: Backbone, sets: list[engine.PromptSet], args: argparse.Namespace) -> list[dict]:
+    index = args.frame - 1 if args.frame is not None else engine.middle(series)
+    image = series.frame(index, parse_window(args.window) if args.window else None)
+    prepared = engine.prepare(image, backbone.preprocess)
+    rows = []
+    for prompts in sets:
+        features = engine.embed([prepared], backbone, prompts.visual_prompt)[0]
+        prediction = engine.read_off(features, backbone, prompts)
+        top = prediction.ranked()[0][0]
+        written = None
+        if args.explain != "none" and args.explain in engine.explanations_for(backbone):
+            heatmap = engine.explain(prepared, backbone, prompts, [top], args.explain)[0]
+            placed = engine.place(heatmap, image.shape)
+            if not engine.is_flat(placed):
+                written = _write_map(image, placed, prompts, top, args.out)
+        rows.append(engine.result_row(series, index, image, prediction, prompts, written))
+    return rows
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    backbone = engine.load_backbone(args.backbone, args.device, args.precision)
+    sets = [engine.prompt_set(name, backbone) for name in args.prompts]
+    for prompts in sets:
+        prompts.check(backbone)
+    if args.explain not in (*engine.EXPLANATIONS, "none"):
+        raise engine.ExplainError(
+            f"There is no explanation {args.explain!r}.", f"Choose: {', '.join(engine.EXPLANATIONS)}, none."
+        )
+    rows: list[dict[str, Any]] = []
+    for file in args.files:
+        try:
+            rows += [row for series in engine.read([file]) for row in _one(series, backbone, sets, args)]
+        except engine.EngineError as error:
+            rows.append(engine.error_row(Path(file).name, backbone.id, error))
+    failed = [row for row in rows if row["status"] == "error"]
+    if args.json:
+        print(json.dumps({"schema": 1, "notice": NOTICE, "results": rows}, indent=1))
+    else:
+        for row in rows:
+            _show(row)
+        print(NOTICE)
+    for row in failed:
+        print(f"error: {row['error']}", file=sys.stderr)
+    return 0 if not failed else 2 if len(failed) == len(rows) else 1
+
+
+def _show(row: dict[str, Any]) -> None:
+    if row["status"] == "error":
+        return
+    print(f"{', '.join(row['files'])}: {row['prompt_set']} on {row['backbone']}, {row['device']}")
+    for label, p in sorted(row["probabilities"].items(), key=lambda item: -item[1]):
+        print(f"  {label:32} {p:6.1%}  {'#' * round(40 * p)}")
+    print(f"  {'calibrated' if row['calibrated'] else 'uncalibrated: compare the classes, do not read as risk'}")
+    for note in row["notes"]:
+        print(f"  note: {note}")
+    for warning in row["warnings"]:
+        print(f"  warning: {warning}")
+    print(f"  map: {row['map'] or 'none'}")
+
+
+# --- evaluate and prompts -------------------------------------------------------------------------------------------
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    backbone = engine.load_backbone(args.backbone, args.device, args.precision)
+    rows = []
+    for name in args.prompts:
+        prompts = engine.prompt_set(name, backbone)
+        known = prompts.card["task"]["id"]
+        task = engine.task(known) if known in engine.tasks() else None
+        examples = engine.read_examples(args.data, task, args.split)
+
+        def progress(done: int, total: int) -> None:
+            print(f"\r  {done}/{total} images", end="" if done < total else "\n", file=sys.stderr)
+
+        found = engine.evaluate(examples, backbone, prompts, progress=progress)
+        metrics = {k: {"value": i.value, "low": i.low, "high": i.high} for k, i in found.metrics.items()}
+        rows.append(
+            {
+                "prompt_set": prompts.name,
+                "backbone": backbone.id,
+                "images": found.images,
+                "units": found.units,
+                "chance": found.chance,
+                "metrics": metrics,
+                "labels": list(found.labels),
+                "confusion": found.confusion.tolist(),
+            }
+        )
+    if args.json:
+        print(json.dumps({"schema": 1, "results": rows}, indent=1))
+        return 0
+    for row in rows:
+        print(f"{row['prompt_set']}: {row['images']} images in {row['units']} groups, chance {row['chance']:.1%}")
+        for metric, i in row["metrics"].items():
+            print(f"  {metric:18} {i['value']:.3f}  (95 % {i['low']:.3f} to {i['high']:.3f})")
+    return 0
+
+
+def run_prompts(args: argparse.Namespace) -> int:
+    """Makes the sets that need no images, for every task named (default: all), in the library."""
+    backbone = engine.load_backbone(args.backbone, args.device, args.precision)
+    for task in args.tasks or list(engine.tasks()):
+        for method in args.methods:
+            made = engine.METHODS[method]
+            if made.needs_images:
+                raise engine.DataError(f"The method {method!r} needs labelled images.", "Use `tune`.")
+            prompts = made().learn(backbone, engine.task(task))
+            print(prompts.save(args.out / prompts.name))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m engine", description=f"PromptScope's engine. {NOTICE}")
+    verbs = top.add_subparsers(dest="verb", required=True)
+
+    def verb(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        found = verbs.add_parser(name, help=help, description=help)
+        found.set_defaults(run=run)
+        return found
+
+    def machine(found: argparse.ArgumentParser) -> None:
+        found.add_argument("--backbone", default="scope-mini", help="id or local-dir:FOLDER (default: scope-mini)")
+        found.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+        found.add_argument("--precision", default="float32", help="float32, bfloat16 or float16")
+
+    p = verb("list", run_list, "What there is: backbones, methods, prompt sets, explanations.")
+    p.add_argument("--json", action="store_true")
+
+    p = verb("predict", run_predict, "Probabilities and a map for each file.")
+    p.add_argument("files", nargs="+", metavar="FILE")
+    machine(p)
+    p.add_argument("--prompts", nargs="+", default=["modality"], metavar="SET", help="names, folders or task ids")
+    p.add_argument("--explain", default="legrad", help="map method, or none (default: legrad)")
+    p.add_argument("--frame", type=int, default=None, help="frame, from 1 (default: the middle one)")
+    p.add_argument("--window", default=None, metavar="CENTRE,WIDTH", help="as in 40,400")
+    p.add_argument("--out", type=Path, default=Path("promptscope-out"), help="folder of the maps")
+    p.add_argument("--json", action="store_true")
+
+    p = verb("evaluate", run_evaluate, "Metrics with intervals on labelled images.")
+    p.add_argument("--data", required=True, help="class folders, a folder with split.csv, or a CSV")
+    p.add_argument("--prompts", nargs="+", required=True, metavar="SET")
+    p.add_argument("--split", default=None, help="only this split of the CSV, as in test")
+    machine(p)
+    p.add_argument("--json", action="store_true")
+
+    p = verb("prompts", run_prompts, "Make the prompt sets that learn from words alone.")
+    p.add_argument("--tasks", nargs="*", default=None)
+    p.add_argument("--methods", nargs="+", default=[n for n in engine.METHODS if n in ("zero-shot", "description-ensemble")])
+    p.add_argument("--out", type=Path, default=Path("learned_prompts"))
+    machine(p)
+
+    p = verb("bench", bench.run, "Performance ratios, measured in one run on this machine.")
+    p.add_argument("--only", nargs="+", default=None, metavar="KEY", help=", ".join(bench.KEYS))
+    p.add_argument("--json", action="store_true")
+    return top
+
+
+def main(words: list[str] | None = None) -> int:
+    args = parser().parse_args(words)
+    try:
+        return args.run(args)
+    except engine.EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
