@@ -26,6 +26,16 @@ class Case:
     frames: int
     owned: bool = True  # an example belongs to its package and is never deleted
 
+    def series(self) -> engine.Series:
+        return engine.read([self.path])[0]
+
+    def frame(self, index: int) -> engine.Image:
+        """Raises ImageError, which speaks of the file by the name that the visitor knows."""
+        try:
+            return self.series().frame(index)
+        except engine.EngineError as error:
+            raise _renamed(error, self.path.name, self.name) from None
+
 
 @cache
 def _folder() -> Path:
@@ -43,7 +53,7 @@ def take(upload: str) -> Case:
         series = engine.read([place])[0]
     except engine.EngineError as error:
         place.unlink(missing_ok=True)
-        raise renamed(error, place.name, source.name) from None
+        raise _renamed(error, place.name, source.name) from None
     return Case(source.name, place, series.frames)
 
 
@@ -52,7 +62,7 @@ def sample(title: str) -> Case:
     return Case(f"Example: {title}", found.path, engine.read([found.path])[0].frames, owned=False)
 
 
-def renamed(error: engine.EngineError, ours: str, theirs: str) -> engine.EngineError:
+def _renamed(error: engine.EngineError, ours: str, theirs: str) -> engine.EngineError:
     """The same sentence with the name that the visitor knows."""
     return type(error)(error.message.replace(ours, theirs), error.hint.replace(ours, theirs))
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -64,19 +62,10 @@ def prompts(name: str, backbone_name: str, device: str, precision: str) -> engin
         return _prompts(name, backbone_name, device, precision)
 
 
-def zero_shot_beside(chosen: engine.PromptSet, library: list[str]) -> engine.PromptSet | None:
-    """The zero-shot set of the same task and weights, to show beside a learned one."""
+def zero_shot_beside(chosen: engine.PromptSet) -> engine.PromptSet | None:
+    """The library's zero-shot set of the same task and weights, to show beside a learned one."""
     name = f"{chosen.card['task']['id']}-zero-shot-{chosen.card['backbone']['id']}"
-    if name == chosen.name or name not in library:
+    if name == chosen.name or name not in engine.library():
         return None
     found = engine.PromptSet.load(name)
     return found if found.card["backbone"] == chosen.card["backbone"] and found.labels == chosen.labels else None
-
-
-def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
-    """On a ZeroGPU Space the work runs inside `spaces.GPU`; elsewhere nothing changes."""
-    try:
-        import spaces
-    except ImportError:
-        return function
-    return spaces.GPU(duration=30)(function)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 import engine
-from app import cases, models, render, text
+from app import cases, compute, models, render, text
 from app.cases import Case
 from app.settings import Settings
 
@@ -25,8 +24,8 @@ class Reading:
     image: engine.Image
     prepared: engine.Input
     prompts: engine.PromptSet
-    backbone: str
-    label: str
+    asked: compute.Asked
+    name: str
 
 
 class Page:
@@ -36,12 +35,12 @@ class Page:
         self.settings = settings
         self.device = models.device_of(settings.device)
 
-    def _backbone(self, name: str) -> engine.Backbone:
-        return models.backbone(name, self.device, self.settings.precision)
+    def _load(self, backbone: str) -> None:
+        """In this process, before any worker is forked."""
+        models.backbone(backbone, self.device, self.settings.precision)
 
-    def _prompts(self, name: str, backbone: str) -> engine.PromptSet:
-        self._backbone(backbone)
-        return models.prompts(name, backbone, self.device, self.settings.precision)
+    def _asked(self, backbone: str, prompts: str, target: str = "") -> compute.Asked:
+        return compute.Asked(backbone, prompts, self.device, self.settings.precision, target)
 
     # opening
 
@@ -66,7 +65,7 @@ class Page:
 
     def _choosers(self, opened: list[Case]) -> tuple[Any, Any]:
         names = [(case.name, i) for i, case in enumerate(opened)]
-        return gr.update(choices=names, value=0, visible=True, interactive=len(opened) > 1), self._frames(opened[0])
+        return gr.update(choices=names, value=0, visible=len(opened) > 1), self._frames(opened[0])
 
     def _frames(self, case: Case) -> Any:
         return gr.update(minimum=1, maximum=max(2, case.frames), value=case.frames // 2 + 1, visible=case.frames > 1)
@@ -75,87 +74,51 @@ class Page:
         return self._frames(held[index])
 
     def choose_backbone(self, name: str, chosen: str) -> Any:
+        """The same question for another backbone."""
         options = models.choices(name)
-        values = [value for _, value in options]
-        before = chosen.replace("-description-ensemble", "").replace("-zero-shot", "")
-        kept = next(
-            (v for v in values if v == chosen or before.startswith(v) or v.startswith(before.split("-")[0])), values[0]
-        )
+        asked = next((t for t in engine.tasks() if chosen == t or chosen.startswith(f"{t}-")), "")
+        kept = next((v for _, v in options if v == asked or v.startswith(f"{asked}-")), options[0][1])
         return gr.update(choices=options, value=kept)
 
     # reading
 
     def look(
-        self, held: list[Case], index: int, frame: int, backbone_name: str, prompts_name: str, target: str, opacity: float
+        self, held: list[Case], index: int, frame: int, backbone: str, prompts_name: str, target: str, opacity: float
     ) -> tuple[Any, ...]:
         """Probabilities, map and notes of one frame; a sentence where something does not fit."""
+        hidden = gr.update(visible=False)
         if not held:
-            return None, render.empty_viewer(), "", "", gr.update(visible=False)
+            return None, render.empty_viewer(), "", "", hidden
         case = held[min(index or 0, len(held) - 1)]
         try:
-            backbone = self._backbone(backbone_name)
-            prompts = self._prompts(prompts_name, backbone_name)
-            number = min(int(frame), case.frames) - 1 if case.frames > 1 else 0
-            try:
-                image = engine.read([case.path])[0].frame(number)
-            except engine.EngineError as error:
-                raise cases.renamed(error, case.path.name, case.name) from None
-            prepared, prediction, beside, maps = self._compute(image, backbone, prompts, target)
+            self._load(backbone)
+            image = case.frame(min(int(frame), case.frames) - 1 if case.frames > 1 else 0)
+            found = compute.classify(image, self._asked(backbone, prompts_name, target))
+            prompts = models.prompts(prompts_name, backbone, self.device, self.settings.precision)
         except engine.EngineError as error:
-            return None, render.error(str(error)), "", "", gr.update(visible=False)
-        top = prediction.ranked()[0][0]
-        reading = Reading(image, prepared, prompts, backbone_name, top)
-        shown = render.viewer(image, prepared.box, maps, prompts.display(top), opacity)
-        names = [(prompts.display(label), label) for label, _ in prediction.ranked()]
+            return None, render.error(str(error)), "", "", hidden
+        ranked = [label for label, _ in found.prediction.ranked()]
+        shown = render.viewer(image, found.prepared.box, found.placed, prompts.display(ranked[0]), opacity, case.name)
         said = (
             render.notes(text.WARNINGS, [*image.warnings, *prompts.card.get("shortcuts", [])], "ps-warn")
             + render.notes(text.NOTES, image.notes)
             + render.card(prompts)
         )
-        classes = gr.update(choices=names, value=top, visible=maps is not None)
-        return reading, shown, render.bars(prediction, prompts, beside), said, classes
-
-    def _compute(
-        self, image: engine.Image, backbone: engine.Backbone, prompts: engine.PromptSet, target: str
-    ) -> tuple[engine.Input, engine.Prediction, engine.Prediction | None, np.ndarray | None]:
-        def work() -> tuple[engine.Input, engine.Prediction, engine.Prediction | None, np.ndarray | None]:
-            prepared = engine.prepare(image, backbone.preprocess)
-            features = engine.embed([prepared], backbone, prompts.visual_prompt)[0]
-            prediction = engine.read_off(features, backbone, prompts)
-            zero = models.zero_shot_beside(prompts, engine.library())
-            beside = engine.read_off(features, backbone, zero) if zero else None
-            return (
-                prepared,
-                prediction,
-                beside,
-                self._map(prepared, image, backbone, prompts, prediction.ranked()[0][0], target),
-            )
-
-        return models.on_gpu(work)()
-
-    def _map(
-        self, prepared: engine.Input, image: engine.Image, backbone: engine.Backbone, prompts: engine.PromptSet,
-        label: str, target: str,
-    ) -> np.ndarray | None:  # fmt: skip
-        offered = engine.explanations_for(backbone)
-        if not offered or prompts.class_embeddings is None:
-            return None
-        return engine.place(engine.explain(prepared, backbone, prompts, [label], offered[0], target)[0], image.shape)
+        names = [(prompts.display(label), label) for label in ranked]
+        classes = gr.update(choices=names, value=ranked[0], visible=found.placed is not None)
+        reading = Reading(image, found.prepared, prompts, self._asked(backbone, prompts_name), case.name)
+        return reading, shown, render.bars(found.prediction, prompts, found.beside), said, classes
 
     def redraw(self, reading: Reading | None, label: str, target: str, opacity: float) -> Any:
         """The map of another class, or against another target."""
         if reading is None or not label:
             return gr.skip()
-        backbone = self._backbone(reading.backbone)
-
-        def work() -> np.ndarray | None:
-            return self._map(reading.prepared, reading.image, backbone, reading.prompts, label, target)
-
         try:
-            placed = models.on_gpu(work)()
+            placed = compute.draw(reading.prepared, reading.image.shape, label, replace(reading.asked, target=target))
         except engine.EngineError as error:
             return render.error(str(error))
-        return render.viewer(reading.image, reading.prepared.box, placed, reading.prompts.display(label), opacity)
+        shown = reading.prompts.display(label)
+        return render.viewer(reading.image, reading.prepared.box, placed, shown, opacity, reading.name)
 
     def clear(self, held: list[Case]) -> tuple[Any, ...]:
         cases.forget(held)
@@ -164,32 +127,28 @@ class Page:
 
     # for programs
 
-    def predict(self, file: str | None, backbone_name: str, prompts_name: str, frame: int) -> dict[str, Any]:
+    def predict(self, file: str | None, backbone: str, prompts_name: str, frame: int) -> dict[str, Any]:
         """One file to one result row of `predict --json`; a file that fails is a row with the sentence. Keeps nothing."""
-        if not file:
-            row = engine.error_row("", backbone_name, engine.ImageError("No file was given.", "Upload one first."))
-            return {"schema": 1, "notice": text.NOTICE, "results": [row]}
-        name = Path(file).name
+        name = Path(file).name if file else ""
         try:
-            case = cases.take(file)
-            try:
-                backbone = self._backbone(backbone_name)
-                prompts = self._prompts(prompts_name, backbone_name)
-                series = engine.read([case.path])[0]
-                index = int(frame) - 1 if frame else engine.middle(series)
-                image = series.frame(index)
-                prediction = self._predict(image, backbone, prompts)
-                row = engine.result_row(series, index, image, prediction, prompts, None) | {"files": [name]}
-            except engine.EngineError as error:
-                row = engine.error_row(name, backbone_name, cases.renamed(error, case.path.name, name))
-            finally:
-                cases.forget([case])
+            row = self._row(file, backbone, prompts_name, int(frame or 0))
         except engine.EngineError as error:
-            row = engine.error_row(name, backbone_name, error)
+            row = engine.error_row(name, backbone, error)
         return {"schema": 1, "notice": text.NOTICE, "results": [row]}
 
-    def _predict(self, image: engine.Image, backbone: engine.Backbone, prompts: engine.PromptSet) -> engine.Prediction:
-        return models.on_gpu(lambda: engine.predict(image, backbone, prompts))()
+    def _row(self, file: str | None, backbone: str, prompts_name: str, frame: int) -> dict[str, Any]:
+        if not file:
+            raise engine.ImageError("No file was given.", "Upload one first.")
+        case = cases.take(file)
+        try:
+            self._load(backbone)
+            index = frame - 1 if frame else engine.middle(case.series())
+            image = case.frame(index)
+            found = compute.classify(image, self._asked(backbone, prompts_name))
+            prompts = models.prompts(prompts_name, backbone, self.device, self.settings.precision)
+            return engine.result_row(case.series(), index, image, found.prediction, prompts, None) | {"files": [case.name]}
+        finally:
+            cases.forget([case])
 
     def about(self) -> dict[str, Any]:
         """What this server has and where it computes."""
@@ -207,7 +166,7 @@ class Page:
 def build(settings: Settings) -> gr.Blocks:
     """The whole page. `settings.backbone` is loaded here, so that the first visitor does not wait."""
     page = Page(settings)
-    page._backbone(settings.backbone)
+    page._load(settings.backbone)
     options = models.choices(settings.backbone)
     first = next((value for _, value in options if value.startswith("modality-description")), options[0][1])
     with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(600, IDLE_S), fill_width=True) as demo:
@@ -221,7 +180,7 @@ def build(settings: Settings) -> gr.Blocks:
         )
         with gr.Tabs(), gr.Tab("Read"), gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=280):
-                drop = gr.File(label=text.DROP, file_count="multiple", type="filepath", height=150, elem_id="ps-drop")
+                drop = gr.File(label=text.DROP, file_count="multiple", type="filepath", height=160, elem_id="ps-drop")
                 gr.HTML(f'<p class="ps-small">{text.DROP_LIMIT.format(mb=settings.upload_mb)}</p>')
                 sample_buttons = []
                 if engine.samples():
@@ -239,13 +198,12 @@ def build(settings: Settings) -> gr.Blocks:
                 problem = gr.HTML("", elem_id="ps-problem")
                 file = gr.Dropdown([], label=text.FILE, visible=False, elem_id="ps-file")
                 view = gr.HTML(render.empty_viewer(), elem_id="ps-view")
+                opacity = gr.Slider(0, 1, value=0.6, step=0.05, label=text.OPACITY, elem_id="ps-opacity")
                 frame = gr.Slider(1, 2, value=1, step=1, label=text.FRAME, visible=False, elem_id="ps-frame")
             with gr.Column(scale=4, min_width=300):
                 result = gr.HTML("", elem_id="ps-bars")
                 classes = gr.Radio([], label=text.MAP_CLASS, visible=False, elem_id="ps-classes")
-                with gr.Row():
-                    target = gr.Dropdown(list(text.MAP_TARGETS), value="class", label=text.MAP_TARGET, min_width=140)
-                    opacity = gr.Slider(0, 1, value=0.6, step=0.05, label=text.OPACITY, min_width=140, elem_id="ps-opacity")
+                target = gr.Dropdown(list(text.MAP_TARGETS), value="class", label=text.MAP_TARGET)
                 said = gr.HTML("", elem_id="ps-notes")
 
         opened = [held, file, frame, drop, problem]
@@ -262,8 +220,9 @@ def build(settings: Settings) -> gr.Blocks:
             )
         then_look(file.input(page.choose_file, [held, file], frame, api_visibility="private"))
         then_look(backbone.input(page.choose_backbone, [backbone, prompts], prompts, api_visibility="private"))
-        for control in (prompts.input, frame.release):
-            control(page.look, asked, answered, api_visibility="private", show_progress_on=[view, result])
+        prompts.input(page.look, asked, answered, api_visibility="private", show_progress_on=[view, result])
+        # while the slider moves only the last position is looked at
+        frame.input(page.look, asked, answered, api_visibility="private", trigger_mode="always_last", show_progress="hidden")
         for control in (classes.input, target.input):
             control(page.redraw, [reading, classes, target, opacity], view, api_visibility="private", show_progress_on=view)
         # Fading needs no server: the map is a layer of its own.

@@ -31,7 +31,9 @@ def _data(pixels: np.ndarray, smooth: bool) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def viewer(image: engine.Image, box: engine.Box, placed: np.ndarray | None, label: str, opacity: float) -> str:
+def viewer(
+    image: engine.Image, box: engine.Box, placed: np.ndarray | None, label: str, opacity: float, name: str = ""
+) -> str:
     """The image, the map as a layer over it, the frame of what the model saw, a scale bar and a colour bar."""
     rows, columns = image.shape
     drawn = placed is not None and not engine.is_flat(placed)
@@ -52,7 +54,7 @@ def viewer(image: engine.Image, box: engine.Box, placed: np.ndarray | None, labe
         bar_mm = _round_length(columns * image.spacing_mm[1] / 4)
         share = bar_mm / (columns * image.spacing_mm[1])
         parts.append(f'<div class="ps-scale" style="width:{share:.2%}"><span>{_length(bar_mm)}</span></div>')
-    captions = []
+    captions = [f'<p class="ps-file">{escape(name)}</p>'] if name else []
     if drawn:
         captions.append(
             f'<div class="ps-legend"><span>low</span><i class="ps-ramp"></i><span>high</span> '

@@ -7,11 +7,13 @@ What it does, in order: reads the sets that the tasks name; drops training image
 validation or test image of any set; trains a WordPiece tokenizer on our own sentences; builds the towers
 (timm ViT-Ti/16, BERT of 4 layers); trains; writes open_clip's local-dir layout in fp16.
 
-Loss: for each step one caption is drawn for every class (a bank sentence, or a template with a synonym, the modality
-and the organ) and one for every modality. Images to captions: softmax within the task, softmax over all classes that
-do not contradict each other, softmax over modalities; captions to images: softmax over the batch with several
-positives (UniCL, arXiv:2204.03610). Patches are dropped at random while training (FLIP, arXiv:2212.00794), fewer
-towards the end. Optional: the image feature also predicts an ImageNet teacher's feature.
+Words first: the text tower learns alone to send each class's captions (bank sentences; templates with synonyms, the
+modality and the organ) to the class's anchor and to its modality's anchor; trained together with the image tower from
+nothing it collapsed (LOG.md). Then the text tower is locked and the image tower learns against its captions, one drawn
+for every class and modality at each step. Images to captions: softmax within the task, softmax over all classes that do
+not contradict each other, softmax over modalities; captions to images: softmax over the batch with several positives
+(UniCL, arXiv:2204.03610). Patches are dropped at random while training (FLIP, arXiv:2212.00794), fewer towards the end.
+Optional: the image feature also predicts an ImageNet teacher's feature.
 
 Left out: masked image modelling, hyper-parameter search (a later issue). Validation is on held-out groups only.
 """
@@ -42,8 +44,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.backbones import _openclip
 from engine.data import read_examples, unit
-from engine.tasks import Task, descriptions, task, tasks
-from engine.types import Example
+from engine.tasks import descriptions, task, tasks
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, as BiomedCLIP
 SIZE = 224
@@ -55,7 +56,6 @@ FLIPS |= {"octmnist": "side", "oct_srf": "side"}
 # Tasks whose classes may both be true of one image are not each other's negatives.
 OVERLAP = [{"covid_cxr", "pneumonia_cxr"}, {"octmnist", "oct_srf"}]
 WEIGHT = {"medmnist_modality": 0.5, "octmnist": 0.25, "oct_srf": 0.2, "derm7": 1.5, "kneexray": 1.3, "lc25000_lung": 0.7}
-MODALITY_OF = {"AbdomenCT": "CT", "ChestCT": "CT", "HeadCT": "CT", "BreastMRI": "MRI", "CXR": "X-ray", "Hand": "X-ray"}
 NEAR = 10  # bits of 256 by which a difference hash may differ and still be the same picture
 
 
@@ -88,8 +88,8 @@ def load(path: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(picture), difference_hash(picture)
 
 
-def modality_name(t: Task, example: Example) -> str:
-    return MODALITY_OF[Path(example.path).parent.name] if t.id == "medmnist_modality" else t.modality
+def class_modality(name: str, label: str) -> str:
+    return label.split()[-1] if name == "medmnist_modality" else task(name).modality
 
 
 def read_sets(root: Path, sets: list[str]) -> tuple[dict[str, list[Item]], dict]:
@@ -118,7 +118,7 @@ def read_sets(root: Path, sets: list[str]) -> tuple[dict[str, list[Item]], dict]
             if near or e.patient in patients:  # COVID_CXR and PNEUMONIA_CXR share children
                 counts["dropped_near_duplicates"] += 1
                 continue
-        items[e.split].append(Item(t.id, classes.index((t.id, e.label)), kinds.index(modality_name(t, e)), pixels))
+        items[e.split].append(Item(t.id, classes.index((t.id, e.label)), kinds.index(class_modality(t.id, e.label)), pixels))
         counts[e.split][t.id] = counts[e.split].get(t.id, 0) + 1
     return items, counts
 
@@ -339,9 +339,10 @@ class Words:
     def ids(self, texts: list[str]) -> Tensor:
         return torch.tensor([e.ids for e in self.tokenizer.encode_batch(texts)])
 
-    def draw(self) -> Tensor:
+    def captions(self) -> list[str]:
+        """One of every class, then one of every modality."""
         texts = [caption(name, label, self.rng) for name, label in self.classes]
-        return self.ids(texts + [modality_caption(kind, self.rng) for kind in task("modality").names])
+        return texts + [modality_caption(kind, self.rng) for kind in task("modality").names]
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -371,6 +372,41 @@ def losses(v: Tensor, t: Tensor, scale: Tensor, labels: Tensor, kinds: Tensor, a
     chosen = back.masked_fill(~positive, -1e4)[present].logsumexp(1)
     text = (back[present].logsumexp(1) - chosen).mean()
     return within + 0.5 * over + 0.5 * kind + 0.25 * text
+
+
+def train_text(model: Any, words: Words, allowed: Tensor, args: argparse.Namespace) -> None:
+    """The text tower alone: captions to the anchors of their class and of their modality."""
+    kinds = task("modality").names
+    kind_of = torch.tensor([kinds.index(class_modality(name, label)) for name, label in words.classes])
+    count, device = len(words.classes), args.device
+    truth = torch.arange(count).to(device)
+    anchors = nn.Parameter(F.normalize(torch.randn(count + len(kinds), DIM), dim=-1).to(device))
+    optimiser = torch.optim.AdamW([*model.text.parameters(), anchors], lr=5e-4, weight_decay=0.01, betas=(0.9, 0.98))
+    model.train()
+    for step in range(args.text_steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 5e-4 * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / args.text_steps))
+        t = F.normalize(model.encode_text(words.ids(words.captions() + words.captions()).to(device)), dim=-1)
+        logits = 15 * t.unflatten(0, (2, -1)) @ F.normalize(anchors, dim=-1).T  # (2, C + M, C + M)
+        loss = torch.zeros((), device=device)
+        for each in logits:
+            loss = loss + F.cross_entropy(each[:count, :count].masked_fill(~allowed, -1e4), truth, label_smoothing=0.1)
+            loss = loss + F.cross_entropy(each[:count, count:], kind_of.to(device), label_smoothing=0.1)
+            loss = loss + F.cross_entropy(each[count:, count:], torch.arange(len(kinds)).to(device), label_smoothing=0.1)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.text.parameters(), 1.0)
+        optimiser.step()
+        if (step + 1) % 50 == 0:
+            right = (logits[:, :count, :count].masked_fill(~allowed, -1e4).argmax(-1) == truth).float().mean()
+            say(json.dumps({"text_step": step + 1, "loss": round(loss.item(), 3), "right": round(right.item(), 3)}))
+
+
+@torch.no_grad()
+def caption_bank(model: Any, words: Words, draws: int, device: str) -> Tensor:
+    """(draws, C + M, D), unit length: what the locked text tower says of random captions."""
+    model.eval()
+    return torch.stack([model.encode_text(words.ids(words.captions()).to(device), normalize=True) for _ in range(draws)])
 
 
 @torch.no_grad()
@@ -420,7 +456,7 @@ def teacher_features(folder: Path, items: list[Item]) -> Tensor:
 
 
 def patches_kept(progress: float) -> float:
-    return 0.25 if progress < 0.6 else 0.5 if progress < 0.92 else 1.0
+    return 0.25 if progress < 0.7 else 0.5 if progress < 0.95 else 1.0
 
 
 def train(args: argparse.Namespace) -> None:
@@ -428,7 +464,8 @@ def train(args: argparse.Namespace) -> None:
     rng, generator = random.Random(args.seed), torch.Generator().manual_seed(args.seed)
     work = args.work
     work.mkdir(parents=True, exist_ok=True)
-    write_folder(work / "model")
+    if not (work / "model" / _openclip.CONFIG).is_file():  # a resumed run keeps its tokenizer
+        write_folder(work / "model")
     sets = [name for name, t in tasks().items() if t.data and name not in args.without]
     say("reading", ", ".join(sets))
     items, counts = read_sets(args.data, sets)
@@ -451,6 +488,16 @@ def train(args: argparse.Namespace) -> None:
     optimiser = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
     )
+    allowed = rivals(classes).to(args.device)
+    if args.init:
+        say("image tower and teacher's projection from", args.init)
+        before = torch.load(args.init, weights_only=True, map_location=args.device)
+        visual = {k.removeprefix("visual."): v for k, v in before["model"].items() if k.startswith("visual.")}
+        model.visual.load_state_dict(visual)
+        project.load_state_dict(before["project"])
+    if not (work / "checkpoint.pt").is_file():
+        train_text(model, words, allowed, args)
+    model.text.requires_grad_(False)
     average, start = copy.deepcopy(model).eval().requires_grad_(False), 0
     if (work / "checkpoint.pt").is_file():
         saved = torch.load(work / "checkpoint.pt", weights_only=True, map_location=args.device)
@@ -462,7 +509,7 @@ def train(args: argparse.Namespace) -> None:
         rng.seed(args.seed + start)
         generator.manual_seed(args.seed + start)
         say("resumed at step", start)
-    allowed = rivals(classes).to(args.device)
+    bank = caption_bank(model, words, 200, args.device)
     same = torch.tensor([[a == b for b, _ in classes] for a, _ in classes]).to(args.device)
     log = (work / "log.jsonl").open("a")
     began, seen = time.time(), 0.0
@@ -472,13 +519,14 @@ def train(args: argparse.Namespace) -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate
         keep = patches_kept(progress)
-        model.train()
+        model.visual.train()
         model.visual.trunk.patch_drop = PatchDropout(1 - keep, num_prefix_tokens=1) if keep < 1 else nn.Identity()
         batch = draw(args.batch)
         x = augmented(batch, rng, generator).to(args.device)
         raw = model.visual.trunk(x)
         v = F.normalize(model.visual.head(raw), dim=-1)
-        t = F.normalize(model.encode_text(words.draw().to(args.device)), dim=-1)
+        picks = torch.randint(len(bank), (bank.shape[1],), generator=generator)
+        t = bank[picks.to(args.device), torch.arange(bank.shape[1], device=args.device)]
         labels = torch.tensor([i.label for i in batch], device=args.device)
         kinds = torch.tensor([i.modality for i in batch], device=args.device)
         loss = losses(v, t, model.logit_scale.exp(), labels, kinds, allowed, same)
@@ -491,7 +539,7 @@ def train(args: argparse.Namespace) -> None:
         optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-            decay = min(0.998, (step + 1) / (step + 20))
+            decay = min(0.995, (step + 1) / (step + 20))
             for a, p in zip(average.parameters(), model.parameters(), strict=True):
                 a.lerp_(p, 1 - decay)
         seen = 0.95 * seen + 0.05 * loss.item() if step > start else loss.item()
@@ -513,6 +561,7 @@ def train(args: argparse.Namespace) -> None:
     weights = {k: p.detach().half().contiguous().cpu() for k, p in average.state_dict().items() if p.is_floating_point()}
     save_file(weights, work / "model" / _openclip.WEIGHTS[0])
     about = {"steps": args.steps, "batch": args.batch, "seed": args.seed, "lr": args.lr, "counts": counts}
+    about |= {"text_steps": args.text_steps, "init": str(args.init) if args.init else None}
     about |= {"teacher": bool(args.teacher), "without": args.without}
     (work / "model" / "training.json").write_text(json.dumps(about, indent=1))
     say("written", work / "model")
@@ -522,7 +571,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train scope-mini.")
     parser.add_argument("--data", type=Path, required=True, help="folder with sets/ (and teacher/)")
     parser.add_argument("--work", type=Path, default=Path("runs/scope-mini"), help="checkpoints, log and the result")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
@@ -530,6 +579,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--teacher", type=Path, default=None, help="folder of the ImageNet teacher, or nothing")
     parser.add_argument("--teacher-weight", type=float, default=1.0)
+    parser.add_argument("--init", type=Path, default=None, help="a checkpoint whose image tower to go on from")
+    parser.add_argument("--text-steps", type=int, default=500)
     parser.add_argument("--without", nargs="*", default=[], help="tasks to leave out")
     train(parser.parse_args())
 

@@ -8,6 +8,7 @@ Legend: N images, D joint embedding, C classes.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -42,10 +43,10 @@ class Method(Protocol):
 def linear_prompt_set(method: Method, backbone: Backbone, task: Task, embeddings: Tensor, **card: Any) -> PromptSet:
     """A prompt set of class embeddings (C, D), unit length, scaled as the backbone was trained. card : more fields."""
     made = embeddings.detach().float().cpu().numpy()
-    name = f"{task.id}-{method.name}-{backbone.id}".replace(":", "-").replace("/", "-").lower()
+    name = re.sub(r"[^a-z0-9_.-]", "-", f"{task.id}-{method.name}-{backbone.id}".lower())
     about = {
         "schema_version": SCHEMA_VERSION,
-        "name": name[-120:].lstrip("._-"),
+        "name": name[:120],
         "task": {"id": task.id, "title": task.title, "modality": task.modality, "organ": task.organ},
         "labels": list(task.names),
         "display": [label.display for label in task.labels],

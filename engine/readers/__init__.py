@@ -32,6 +32,8 @@ def read(paths: Iterable[str | Path]) -> list[Series]:
     files: list[Path] = []
     for each in paths:
         place = Path(each)
+        if "\0" in str(place) or len(place.name.encode(errors="replace")) > 255:
+            raise ImageError(f"There can be no file {place.name[:80]!r}: the name is not valid.")
         files += sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
     if not files:
         raise ImageError("No file was given.", "Give a DICOM, PNG, JPEG, TIFF, WebP or BMP file.")
@@ -51,6 +53,8 @@ def middle(series: Series) -> int:
 
 def _read_file(path: Path) -> list[Series]:
     try:
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path.name!r} is no file but a device or a pipe.")
         with path.open("rb") as stream:
             head = stream.read(HEAD)
     except FileNotFoundError:

@@ -5,8 +5,8 @@ the user, of the file, or automatic; to [0, 1]; inverted once where stored as MO
 Everything that was done or assumed is in the notes. Nothing that identifies a patient is kept: only the tags named in
 this file are read into notes.
 
-Bounded against crafted files: deflated data are measured before pydicom inflates them, frames are decoded one by one,
-and header sizes are checked before memory is taken.
+Bounded against crafted files: deflated data are inflated here within a limit, never by pydicom, which has none; frames
+are decoded one by one, and header sizes are checked before memory is taken.
 Left out (the issue on clinical reading brings them): grouping of files into volumes, a second decoder, ICC profiles,
 overlays, pixel aspect ratio.
 """
@@ -15,22 +15,40 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.filewriter import write_file_meta_info
+from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from engine.errors import ImageError
 from engine.readers._grey import apply_window, automatic_window
 from engine.types import Image, Window
 
-MAX_PIXELS = 100_000_000  # a frame
-MAX_INFLATED = 512 * 1024 * 1024  # bytes of a deflated data set
+MAX_PIXELS = 40_000_000  # values a frame; rescaled to float64 they take 0.3 GB, and more than once
+MAX_INFLATED = 256 * 1024 * 1024  # bytes of a deflated data set
 GREY = ("MONOCHROME1", "MONOCHROME2")
+# GDCM, pydicom's first choice, ends the whole process on some damaged data; what others decode as well goes to them.
+PLUGINS = {
+    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
+    "1.2.840.10008.1.2.4.51": "pillow",  # JPEG extended; neither takes 12 bits
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+}
 VIDEO = ("1.2.840.10008.1.2.4.10",)  # prefix of the MPEG and HEVC transfer syntaxes
 
 
@@ -52,10 +70,12 @@ class DicomSeries:
 
     def __init__(self, path: Path):
         self.path, self.files = path, (path.name,)
-        self._header = self._guard(self._read_header)
-        header = self._header
+        self._guard(self._begin)
+
+    def _begin(self) -> None:
+        path, header = self.path, self._read_header()
         if "Rows" not in header or "Columns" not in header:
-            kind = UID(str(header.get("SOPClassUID", ""))).name or "of unknown kind"
+            kind = _known(header.get("SOPClassUID")) or "of unknown kind"
             raise ImageError(f"The DICOM file {path.name!r} holds no image ({kind}).", "Choose a file with pixel data.")
         rows, columns = int(header.Rows), int(header.Columns)
         samples = int(header.get("SamplesPerPixel", 1) or 1)
@@ -65,11 +85,10 @@ class DicomSeries:
                 "((0028,0010) Rows, (0028,0011) Columns).",
                 f"At most {MAX_PIXELS // 1_000_000} million values a frame are read.",
             )
-        self.frames = self._guard(lambda: max(1, int(header.get("NumberOfFrames", 1) or 1)))
-        self.affine = self._guard(lambda: _affine(header))
-        syntax = header.file_meta.get("TransferSyntaxUID", None)
-        name = syntax.name if syntax else "no transfer syntax given, read as Implicit VR Little Endian"
-        self.notes: tuple[str, ...] = (f"DICOM {header.get('Modality', '')}, {columns} x {rows} pixels, {name}.",)
+        self._header = header
+        self.frames = max(1, int(header.get("NumberOfFrames", 1) or 1))
+        self.affine = _affine(header)
+        self.notes: tuple[str, ...] = (f"DICOM {header.get('Modality', '')}, {columns} x {rows} pixels, {self._syntax}.",)
 
     def _guard(self, work: Any) -> Any:
         """pydicom raises anything on damaged files, and quotes values in warnings: one sentence instead."""
@@ -85,32 +104,50 @@ class DicomSeries:
             ) from error
 
     def _read_header(self) -> Dataset:
-        with self.path.open("rb") as stream:
-            prefixed = stream.read(132)[128:] == b"DICM"
-        if prefixed:
-            meta = pydicom.filereader.read_file_meta_info(self.path)
-            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-                self._measure_deflated(meta)
-        header = pydicom.dcmread(self.path, stop_before_pixels=True, force=not prefixed)
+        source, meta = self._source()
+        header = pydicom.dcmread(source, stop_before_pixels=True, force=True)
         if not len(header):
             raise ImageError(f"The DICOM file {self.path.name!r} holds no data set.", "Export it again.")
+        syntax = meta.get("TransferSyntaxUID")
+        if not syntax:
+            self._syntax = f"no transfer syntax given, read as {_encoding(header).name}"
+        else:
+            self._syntax = _known(syntax) or "an unknown transfer syntax"
         return header
 
-    def _measure_deflated(self, meta: Dataset) -> None:
-        """Refuses a deflated data set that would inflate beyond MAX_INFLATED (pydicom has no limit of its own)."""
+    def _source(self) -> tuple[Path | BytesIO, Dataset]:
+        """What pydicom may read, and the file's meta group: the file itself, or a deflated one inflated here."""
         with self.path.open("rb") as stream:
-            # the group's length counts from behind its own element, which takes 12 bytes (PS3.10 7.1)
-            stream.seek(132 + 12 + int(meta.get("FileMetaInformationGroupLength", 0)))
-            inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-            while chunk := stream.read(1 << 16):
-                while chunk and not inflater.eof:
-                    total += len(inflater.decompress(chunk, 1 << 20))
-                    chunk = inflater.unconsumed_tail
-                    if total > MAX_INFLATED:
-                        raise ImageError(
-                            f"The DICOM file {self.path.name!r} inflates to more than {MAX_INFLATED >> 20} MiB.",
-                            "Export it uncompressed.",
-                        )
+            read_preamble(stream, force=True)
+            meta = _read_file_meta_info(stream)  # leaves the stream where the data set begins
+            if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+                return self.path, meta
+            inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+            data = inflater.decompress(stream.read(), MAX_INFLATED)
+        if not inflater.eof:
+            if inflater.unconsumed_tail:
+                raise ImageError(
+                    f"The DICOM file {self.path.name!r} inflates to more than {MAX_INFLATED >> 20} MiB.",
+                    "Export it uncompressed.",
+                )
+            raise ImageError(f"The DICOM file {self.path.name!r} is cut off.", "Export it again.")
+        inflated = BytesIO(bytes(128) + b"DICM")
+        inflated.seek(0, 2)
+        plain = FileMetaDataset()
+        plain.TransferSyntaxUID = ExplicitVRLittleEndian
+        write_file_meta_info(inflated, plain, enforce_standard=False)
+        inflated.write(data)
+        inflated.seek(0)
+        return inflated, meta
+
+    def _stored(self, index: int) -> np.ndarray:
+        """Frame `index` as decoded. pydicom takes one frame from a file that says how it is encoded; others are read whole."""
+        source, meta = self._source()
+        if meta.get("TransferSyntaxUID"):
+            return pixel_array(source, index=index, decoding_plugin=PLUGINS.get(str(meta.TransferSyntaxUID), ""))
+        whole = pydicom.dcmread(source, force=True)
+        whole.file_meta.TransferSyntaxUID = _encoding(whole)
+        return pixel_array(whole, index=index)
 
     def frame(self, index: int, window: Window | None = None) -> Image:
         if not 0 <= index < self.frames:
@@ -121,10 +158,11 @@ class DicomSeries:
         header, notes = self._header, list(self.notes)
         if self.frames > 1:
             notes.append(f"Frame {index + 1} of {self.frames}.")
-        decoded = Dataset()
         try:
-            stored = pixel_array(self.path, index=index, ds_out=decoded)
-        except Exception as error:
+            stored = self._stored(index)
+        except (ImageError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # pylibjpeg's RLE decoder, in Rust, panics outside of Exception
             raise ImageError(self._why_not(error), "Export it uncompressed (Explicit VR Little Endian).") from error
         photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
         used: Window | None = None
@@ -133,14 +171,16 @@ class DicomSeries:
             pixels = coloured.astype(np.float32) / (2 ** (8 * coloured.dtype.itemsize) - 1)
             notes.append("Colours looked up in the file's palette.")
         elif stored.ndim == 3:
-            bits = int(header.get("BitsStored", 8))
+            bits = int(header.get("BitsStored") or 8)
             pixels = np.clip(stored.astype(np.float32) / (2**bits - 1), 0, 1)
             if photometric != "RGB":
                 notes.append(f"Converted from {photometric} to RGB.")
         elif photometric in GREY:
             pixels, used = self._grey(stored, index, window, notes)
         else:
-            raise ImageError(f"(0028,0004) Photometric Interpretation {photometric!r} cannot be read in {self.path.name!r}.")
+            raise ImageError(
+                f"(0028,0004) Photometric Interpretation {photometric[:32]!r} cannot be read in {self.path.name!r}."
+            )
         flat = "All pixels have the same value: the file may be damaged."
         return Image(
             pixels=np.ascontiguousarray(pixels, dtype=np.float32),
@@ -159,9 +199,8 @@ class DicomSeries:
         in_file = _file_window(header, index)
         lut = next(iter(header.get("VOILUTSequence", None) or []), None)
         used = window or in_file
-        if window is None and lut is not None and "ModalityLUTSequence" not in header and "LUTData" in lut:
-            looked = apply_voi(values.astype(stored.dtype) if float(values.min()).is_integer() else stored, header)
-            pixels = looked.astype(np.float32) / (2 ** int(lut.LUTDescriptor[2]) - 1)
+        if window is None and lut is not None and "LUTData" in lut:
+            pixels = np.clip(_looked_up(values, lut, header) / (2 ** int(lut.LUTDescriptor[2]) - 1), 0, 1)
             used = None
             notes.append("VOI LUT of the file applied.")
         else:
@@ -176,27 +215,36 @@ class DicomSeries:
                 notes.append(f"Window centre {used.center:g}{unit}, width {used.width:g}{unit} ({used.source}).")
             pixels = apply_window(values, used)
         inverse = header.get("PresentationLUTShape", "") == "INVERSE"
-        if header.PhotometricInterpretation == "MONOCHROME1" or inverse:
+        if header.get("PhotometricInterpretation") == "MONOCHROME1" or inverse:
             pixels = 1 - pixels
             how = "stored as MONOCHROME1" if not inverse else "(2050,0020) Presentation LUT Shape is INVERSE"
             notes.append(f"Inverted: {how}.")
         return pixels, used
 
-    def _why_not(self, error: Exception) -> str:
-        syntax = self._header.file_meta.get("TransferSyntaxUID", UID(""))
-        if not any(k in self._header for k in ("PixelData", "FloatPixelData")) and "PixelData" in str(error):
-            return f"The DICOM file {self.path.name!r} has no pixel data (7FE0,0010)."
-        if str(syntax).startswith(VIDEO):
-            return f"The DICOM file {self.path.name!r} holds a video ({syntax.name}), which cannot be decoded here."
-        if isinstance(error, (NotImplementedError, RuntimeError)):  # pydicom: every plug-in refused
+    def _why_not(self, error: BaseException) -> str:
+        name, syntax = self.path.name, str(self._header.file_meta.get("TransferSyntaxUID", ""))
+        if "no pixel data" in str(error) or "no 'Pixel Data'" in str(error):
+            return f"The DICOM file {name!r} has no pixel data (7FE0,0010)."
+        if syntax.startswith(VIDEO):
+            return f"The DICOM file {name!r} holds a video ({self._syntax}), which cannot be decoded here."
+        reason = str(error).partition("\n")[0].rstrip(".")
+        if isinstance(error, (ValueError, AttributeError)) and "(0028," in reason and len(reason) < 250:
+            return f"The pixels of {name!r} cannot be decoded: {reason}."  # pydicom names the tag, its value and its range
+        if isinstance(error, (NotImplementedError, RuntimeError)) or "transfer syntax" in reason:  # every plug-in refused
             return (
-                f"No decoder here reads the pixels of {self.path.name!r} ({syntax.name}, "
+                f"No decoder here reads the pixels of {name!r} ({self._syntax}, "
                 f"{self._header.get('BitsStored', '?')} bits): they are damaged, or of a kind that is not known."
             )
-        return f"The pixels of {self.path.name!r} ({syntax.name}) are damaged or cut off ({type(error).__name__})."
+        return f"The pixels of {name!r} ({self._syntax}) are damaged or cut off ({type(error).__name__})."
 
 
 # --- what the standard keeps in several places ------------------------------------------------------------------------
+
+
+def _known(uid: Any) -> str:
+    """The name of a UID that the standard knows, else nothing: a file may hold anything there."""
+    uid = UID(str(uid or ""))
+    return "" if uid.name == uid else str(uid.name)
 
 
 def _functional(header: Dataset, index: int, keyword: str) -> Dataset | None:
@@ -212,17 +260,36 @@ def _functional(header: Dataset, index: int, keyword: str) -> Dataset | None:
 def _rescaled(stored: np.ndarray, header: Dataset, index: int, notes: list[str]) -> np.ndarray:
     """Stored values through the modality LUT or the rescale of the file or frame. PS3.3 C.11.1."""
     group = _functional(header, index, "PixelValueTransformationSequence")
-    if group is not None and "RescaleSlope" in group:
-        slope, intercept = float(group.RescaleSlope), float(group.RescaleIntercept)
-        notes.append(f"Rescaled with slope {slope:g} and intercept {intercept:g} (of the frame).")
-        return stored * slope + intercept
-    if "ModalityLUTSequence" in header or "RescaleSlope" in header:
-        if "RescaleSlope" in header and "ModalityLUTSequence" not in header:
-            notes.append(f"Rescaled with slope {header.RescaleSlope:g} and intercept {header.get('RescaleIntercept', 0):g}.")
-        else:
-            notes.append("Modality LUT of the file applied.")
-        return apply_modality_lut(stored, header)
-    return stored
+    lut = next(iter(header.get("ModalityLUTSequence") or []), None)
+    if group is None and lut is not None and "LUTData" in lut:
+        notes.append("Modality LUT of the file applied.")
+        return _looked_up(stored, lut, header)
+    place, whose = (header, "") if group is None else (group, " (of the frame)")
+    slope, intercept = _first(place.get("RescaleSlope")), _first(place.get("RescaleIntercept"))
+    if slope is None and intercept is None:
+        return stored
+    slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+    notes.append(f"Rescaled with slope {slope:g} and intercept {intercept:g}{whose}.")
+    return stored * slope + intercept
+
+
+def _looked_up(values: np.ndarray, item: Dataset, header: Dataset) -> np.ndarray:
+    """Values through a LUT, those outside to its first or last entry. PS3.3 C.11.1.1 and C.11.2.1.1."""
+    first = int(item.LUTDescriptor[1])
+    data = item.LUTData
+    if isinstance(data, bytes):  # OW
+        data = np.frombuffer(data, "<u2" if header.original_encoding[1] else ">u2")
+    entries = np.asarray(data, dtype=np.float64)
+    if header.get("PixelRepresentation") and first >= 2**15 and entries.size + first > 2**16:
+        first -= 2**16  # a negative first value, read as unsigned
+    at = np.clip(np.rint(values.astype(np.float64)) - first, 0, entries.size - 1)
+    return entries[at.astype(np.intp)]
+
+
+def _encoding(header: Dataset) -> UID:
+    """The transfer syntax that fits what was read, where the file gives none."""
+    implicit, little = header.original_encoding
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
 def _file_window(header: Dataset, index: int) -> Window | None:
@@ -232,7 +299,9 @@ def _file_window(header: Dataset, index: int) -> Window | None:
             continue
         center, width = _first(place.get("WindowCenter")), _first(place.get("WindowWidth"))
         function = str(place.get("VOILUTFunction") or "LINEAR").upper()
-        if center is not None and width is not None and width >= (1 if function == "LINEAR" else 1e-9):
+        if center is None or width is None or not np.isfinite([center, width]).all():
+            continue
+        if width >= (1 if function == "LINEAR" else 1e-9):
             return Window(center, width, function, "file")
     return None
 
@@ -255,7 +324,7 @@ def _spacing(header: Dataset, index: int) -> tuple[float, float] | None:
     measures = _functional(header, index, "PixelMeasuresSequence")
     for place in (measures, header):
         found = place.get("PixelSpacing") if place is not None else None
-        if found and len(found) == 2 and min(float(x) for x in found) > 0:
+        if isinstance(found, (list, pydicom.multival.MultiValue)) and len(found) == 2 and min(float(x) for x in found) > 0:
             return float(found[0]), float(found[1])
     return None
 

@@ -20,7 +20,7 @@ from engine.readers._grey import apply_window, automatic_window
 from engine.types import Image, Window
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # nothing else is opened: other decoders have had bombs
-MAX_PIXELS = 100_000_000  # a frame; 100 megapixels are 1.2 GB as float32 colour
+MAX_VALUES = 100_000_000  # a frame: pixels of 8-bit grey; colour and deeper grey count thrice, as their memory does
 
 
 def sniff(head: bytes) -> bool:
@@ -36,15 +36,20 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and may quote it
             with PIL.Image.open(path, formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
+                weight = 1 if picture.mode in ("1", "L") else 3
+                if picture.width * picture.height * weight > MAX_VALUES:
                     raise ImageError(
                         f"The picture {path.name!r} claims {picture.width} x {picture.height} pixels; "
-                        f"at most {MAX_PIXELS // 1_000_000} megapixels are read.",
+                        f"of its kind ({picture.mode}) at most {MAX_VALUES // weight // 1_000_000} megapixels are read.",
                         "Save a smaller copy.",
                     )
                 yield picture
     except ImageError:
         raise
+    except PIL.Image.DecompressionBombError as error:  # Pillow refuses at 179 megapixels, before the size is known here
+        raise ImageError(
+            f"The picture {path.name!r} claims more than {MAX_VALUES // 1_000_000} megapixels.", "Save a smaller copy."
+        ) from error
     except Exception as error:  # decoders raise anything on damaged files
         raise ImageError(
             f"The picture {path.name!r} is damaged or cut off and cannot be decoded ({type(error).__name__}).",
@@ -106,7 +111,8 @@ def _pixels(picture: PIL.Image.Image, window: Window | None, notes: list[str]) -
         picture = picture.convert("RGB")
     elif picture.mode == "1":
         picture = picture.convert("L")
-    values = np.asarray(picture, dtype=np.float32) / 255
+    values = np.array(picture, dtype=np.float32)
+    values /= 255
     if window is not None:
         notes.append("A window does not apply to an 8-bit picture.")
     return values, None

@@ -1,0 +1,45 @@
+# `make run` starts the page, `make test` runs the tests. Each installs what is missing first and says so.
+
+PYTHON ?= python3
+DATA ?= ../shared/data
+ARGS ?=
+
+PY = .venv/bin/python
+SETUP = PYTHON="$(PYTHON)" sh scripts/setup.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint setup setup-test mini prompts clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@echo '  Variables: PYTHON=python3.12 (for a new .venv)  ARGS="-k dicom" (for pytest)  DATA=FOLDER (for mini)'
+
+run: setup ## start the page (settings: PROMPTSCOPE_* variables)
+	@$(PY) -m app
+
+test: setup ## run the tests, those in a browser included
+	@browser=$$($(SETUP) browser) && echo "PromptScope: running the tests; browser: $$browser" && \
+	PROMPTSCOPE_CHROMIUM="$$browser" $(PY) -m pytest $(ARGS)
+
+check: lint test ## ruff, mypy, then the tests: run it before every commit
+
+lint: setup ## ruff and mypy only
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+setup: ## make .venv and install the requirements, where they are missing or changed
+	@$(SETUP) requirements
+
+setup-test: setup ## setup, and a Chromium for the tests where none is installed
+	@browser=$$($(SETUP) browser) && echo "PromptScope: ready to test; browser: $$browser"
+
+mini: setup ## train the embedded backbone scope-mini (resumes by itself)
+	$(PY) scripts/train_mini.py --data $(DATA)
+
+prompts: setup ## write the prompt sets of learned_prompts/ anew
+	$(PY) -m engine prompts
+
+clean: ## remove caches and test artefacts; .venv and runs/ stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache test-artefacts .gradio flagged
+	find app engine scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

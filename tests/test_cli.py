@@ -1,0 +1,103 @@
+"""The command line as a user types it. Run: python -m pytest tests/test_cli.py"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import engine
+from engine.__main__ import main
+
+CT = next(str(s.path) for s in engine.samples() if s.title == "CT")
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    code = main(list(words))
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_predict_prints_probabilities_notes_and_a_map_file(capsys, tmp_path):
+    code, out, _ = run(capsys, "predict", CT, "--out", str(tmp_path))
+    assert code == 0 and "note: DICOM CT, 128 x 128 pixels" in out and "uncalibrated" in out
+    assert "Research use only; not a medical device." in out
+    (written,) = tmp_path.iterdir()
+    assert f"map: {written}" in out
+    assert PIL.Image.open(written).size == (128, 128)
+
+
+def test_predict_json_is_as_documented_and_equals_the_library(capsys, tmp_path):
+    code, out, _ = run(capsys, "predict", CT, "--prompts", "modality", "ctkidney", "--json", "--out", str(tmp_path))
+    found = json.loads(out)
+    assert code == 0 and found["schema"] == 1 and len(found["results"]) == 2
+    row = found["results"][0]
+    assert set(row) == {
+        "files", "status", "error", "backbone", "prompt_set", "device", "probabilities", "calibrated", "frame", "window",
+        "notes", "warnings", "map",
+    }  # fmt: skip
+    backbone = engine.load_backbone("scope-mini")
+    expected = engine.predict(engine.read_image(CT), backbone, engine.prompt_set("modality", backbone))
+    np.testing.assert_allclose(list(row["probabilities"].values()), expected.probabilities, atol=1e-6)
+    assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert row["window"]["source"] == "automatic" and row["calibrated"] is False and row["device"] == "cpu (float32)"
+    assert Path(row["map"]).is_file() and "CT_small" not in row["map"]
+
+
+def test_a_users_window_is_applied_and_said(capsys, tmp_path):
+    _, out, _ = run(capsys, "predict", CT, "--window", "40,400", "--json", "--explain", "none")
+    row = json.loads(out)["results"][0]
+    assert row["window"] == {"center": 40.0, "width": 400.0, "function": "LINEAR", "source": "user"} and row["map"] is None
+
+
+def test_some_failures_are_exit_code_1_and_the_rest_is_there(capsys, tmp_path):
+    bad = tmp_path / "bad.dcm"
+    bad.write_bytes(b"no image")
+    code, out, err = run(capsys, "predict", str(bad), CT, "--json", "--explain", "none")
+    rows = json.loads(out)["results"]
+    assert code == 1 and [r["status"] for r in rows] == ["error", "ok"]
+    assert rows[0]["error"].startswith("The file 'bad.dcm' is no image") and rows[0]["error"] in err
+
+
+def test_nothing_could_run_is_exit_code_2_with_one_sentence(capsys, tmp_path):
+    code, _, err = run(capsys, "predict", str(tmp_path / "none.png"))
+    assert code == 2 and err == "error: There is no file 'none.png'.\n"
+    code, out, err = run(capsys, "predict", CT, "--prompts", "no-such-set")
+    assert (
+        code == 2 and out == "" and err.startswith("error: There is no prompt set 'no-such-set'.") and err.count("\n") == 1
+    )
+    code, _, err = run(capsys, "predict", CT, "--window", "wide")
+    assert code == 2 and "The window 'wide' is not understood" in err
+
+
+def test_list_names_everything(capsys):
+    code, out, _ = run(capsys, "list", "--json")
+    found = json.loads(out)
+    assert code == 0 and {b["id"] for b in found["backbones"]} == set(engine.BACKBONES)
+    assert found["methods"] == list(engine.METHODS) and len(found["tasks"]) == len(engine.tasks())
+    assert {p["name"] for p in found["prompt_sets"]} == set(engine.library())
+    assert not [p for p in found["prompt_sets"] if "error" in p]
+    assert run(capsys, "list")[0] == 0
+
+
+def test_evaluate_on_class_folders(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("benign", "malignant", "normal"):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            PIL.Image.fromarray(rng.integers(0, 255, (40, 50), dtype=np.uint8)).save(tmp_path / folder / f"{i}.png")
+    code, out, _ = run(capsys, "evaluate", "--data", str(tmp_path), "--prompts", "busi", "--json")
+    row = json.loads(out)["results"][0]
+    assert code == 0 and row["images"] == 6 and np.sum(row["confusion"]) == 6 and row["chance"] == pytest.approx(1 / 3)
+    assert row["metrics"]["balanced_accuracy"]["low"] <= row["metrics"]["balanced_accuracy"]["value"]
+
+
+def test_bench_measures_a_key_and_refuses_an_unknown_one(capsys):
+    code, out, _ = run(capsys, "bench", "--only", "mini_tower_ms", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["mini_tower_ms"]["value"] > 0 and found["machine"]["cores"] >= 1
+    code, _, err = run(capsys, "bench", "--only", "speed_of_light")
+    assert code == 2 and "bench has no key 'speed_of_light'" in err
