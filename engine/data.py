@@ -24,8 +24,11 @@ def unit(example: Example) -> str:
 
 
 def _from_csv(table: Path, task: Task | None) -> list[Example]:
-    with table.open(newline="", encoding="utf-8-sig") as lines:
-        rows = [{ALIASES.get(k, k): (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(lines)]
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [{ALIASES.get(k, k): (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(lines)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"The table {table.name!r} is no CSV in UTF-8 ({error}).", "Save it as CSV, UTF-8.") from error
     if not rows:
         raise DataError(f"The table {table.name!r} has no rows.", "Give it the columns path and label.")
     missing = {"path", "label"} - rows[0].keys()

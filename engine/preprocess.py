@@ -38,20 +38,25 @@ def _resized(channel: np.ndarray, height: int, width: int, how: str) -> np.ndarr
     return np.asarray(picture.resize((width, height), RESAMPLE[how]), dtype=np.float32)
 
 
+def _start(side: int, size: int) -> int:
+    """Where the input begins on a resized side: cropped in the centre as torchvision rounds, padded as open_clip does."""
+    return round((side - size) / 2) if side >= size else -((size - side) // 2)
+
+
 def prepare(image: Image, preprocess: Preprocess) -> Input:
     """The input (3, S, S) of a backbone and the box of the image that it shows."""
     size = preprocess.size
     rows, columns = image.shape
     if preprocess.resize == "squash":
         height = width = size
-    else:
-        side = min(rows, columns) if preprocess.resize == "shortest" else max(rows, columns)
-        # torchvision.transforms.functional.resize truncates the longer side
-        height, width = max(1, int(rows * size / side)), max(1, int(columns * size / side))
+    elif preprocess.resize == "shortest":  # torchvision's resize truncates the longer side
+        height, width = (max(1, side * size // min(rows, columns)) for side in (rows, columns))
+    else:  # open_clip's ResizeKeepRatio rounds it
+        height, width = (max(1, round(side * size / max(rows, columns))) for side in (rows, columns))
     grey = image.pixels.ndim == 2
     channels = [image.pixels] if grey else [image.pixels[..., i] for i in range(3)]
     resized = np.stack([_resized(c, height, width, preprocess.interpolation) for c in channels])
-    top, left = round((height - size) / 2), round((width - size) / 2)  # negative where padding is needed
+    top, left = (_start(side, size) for side in (height, width))
     canvas = np.full((len(resized), size, size), preprocess.fill, dtype=np.float32)
     into = (slice(max(0, -top), max(0, -top) + min(size, height)), slice(max(0, -left), max(0, -left) + min(size, width)))
     outof = (slice(max(0, top), max(0, top) + min(size, height)), slice(max(0, left), max(0, left) + min(size, width)))

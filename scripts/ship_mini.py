@@ -55,7 +55,8 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.work / "log.jsonl", args.work / "model" / "log.jsonl")
     for name in SHIPPED:
-        shutil.copy(args.work / "model" / name, FOLDER / name)
+        shutil.copyfile(args.work / "model" / name, FOLDER / name)
+        (FOLDER / name).chmod(0o644)  # safetensors writes 0600
     backbone = engine.load_backbone("scope-mini")
     for old in LIBRARY.glob("*-scope-mini"):
         shutil.rmtree(old)

@@ -61,15 +61,20 @@ def test_prepare_equals_open_clip(mode, size, coloured):
     same(ours(values, mode).pixels, theirs(coloured_values, mode))
 
 
-# open_clip rounds the shorter side and pads the smaller half first; prepare truncates it, and rounds half to even
-DIFFERS = pytest.mark.xfail(strict=True, reason="engine.preprocess pads by another rule than open_clip where a side is odd")
-
-
 @pytest.mark.parametrize(
     "size",
     [
-        *((224, 224), (448, 224), (320, 448), (301, 199), (224, 500), (63, 64), (1000, 37)),
-        *(pytest.param(size, marks=DIFFERS) for size in ((100, 300), (300, 200), (97, 333), (512, 511))),
+        (224, 224),
+        (448, 224),
+        (320, 448),
+        (301, 199),
+        (224, 500),
+        (63, 64),
+        (1000, 37),
+        (100, 300),
+        (300, 200),
+        (97, 333),
+        (512, 511),
     ],
 )
 def test_prepare_with_padding_equals_open_clip(size):

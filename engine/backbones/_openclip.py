@@ -66,6 +66,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except PermissionError as error:
+        raise BackboneError(f"The weights {str(path)!r} may not be opened by this user.", "Give read permission.") from error
     except Exception as error:
         raise BackboneError(f"The weights {path.name!r} cannot be read: {error}.", "Fetch the file again.") from error
 
