@@ -32,32 +32,39 @@ def backbone(name: str, device: str, precision: str) -> engine.Backbone:
         return _loaded(name, device, precision)
 
 
-def choices(name: str) -> list[tuple[str, str]]:
-    """(title, value) of the prompt sets that fit a backbone, then tasks whose sets are made from words on the spot."""
-    fitting = []
-    covered = set()
-    for each in engine.library():
+def questions() -> list[tuple[str, str]]:
+    """(title, value) of what can be asked: every task with every method that learns from words, then the library's
+    learned sets. The value is a set's name without its backbone, so that a question stays when the backbone changes."""
+    words = [name for name, method in engine.METHODS.items() if not method.needs_images]
+    words.sort(key=lambda name: name != "description-ensemble")  # the better default first
+    found = {f"{t.id}-{m}": f"{t.title} ({m})" for t in engine.tasks().values() for m in words}
+    for name in engine.library():
         try:
-            prompts = engine.PromptSet.load(each)
+            prompts = engine.PromptSet.load(name)
         except engine.PromptSetError:
-            continue  # the Library tab and `python -m engine list` say what is wrong with it
-        if prompts.card["backbone"]["id"] == name:
-            fitting.append((prompts.title, each))
-            covered.add(prompts.card["task"]["id"])
-    order = list(engine.tasks())
-    tasks = [t for t in order if t not in covered]
-    fitting.sort(key=lambda pair: pair[1])
-    fitting.sort(key=lambda pair: min((i for i, t in enumerate(order) if pair[1].startswith(t + "-")), default=len(order)))
-    return fitting + [(f"{engine.task(t).title} (description-ensemble, made now)", t) for t in tasks]
+            continue  # `python -m engine list` says what is wrong with it
+        found.setdefault(name.removesuffix(f"-{prompts.card['backbone']['id']}"), prompts.title)
+    return [(title, value) for value, title in found.items()]
 
 
 @cache
 def _prompts(name: str, backbone_name: str, device: str, precision: str) -> engine.PromptSet:
-    return engine.prompt_set(name, _loaded(backbone_name, device, precision))
+    backbone = _loaded(backbone_name, device, precision)
+    for shipped in (f"{name}-{backbone_name}", name):
+        if shipped in engine.library():
+            return engine.PromptSet.load(shipped)
+    for task in engine.tasks().values():
+        for method in engine.METHODS.values():
+            if not method.needs_images and name in (task.id, f"{task.id}-{method.name}"):
+                return method().learn(backbone, task)
+    raise engine.PromptSetError(f"There is no prompt set {name!r} for the backbone {backbone_name!r}.", "Choose another.")
 
 
 def prompts(name: str, backbone_name: str, device: str, precision: str) -> engine.PromptSet:
-    """Raises PromptSetError or DataError."""
+    """The library's set for this backbone, else one made from words on the spot. Raises PromptSetError or DataError.
+
+    name : a question's value, a whole name of the library, or a task's id; never a path
+    """
     with _lock:
         return _prompts(name, backbone_name, device, precision)
 

@@ -73,13 +73,6 @@ class Page:
     def choose_file(self, held: list[Case], index: int) -> Any:
         return self._frames(held[index])
 
-    def choose_backbone(self, name: str, chosen: str) -> Any:
-        """The same question for another backbone."""
-        options = models.choices(name)
-        asked = next((t for t in engine.tasks() if chosen == t or chosen.startswith(f"{t}-")), "")
-        kept = next((v for _, v in options if v == asked or v.startswith(f"{asked}-")), options[0][1])
-        return gr.update(choices=options, value=kept)
-
     # reading
 
     def look(
@@ -167,8 +160,8 @@ def build(settings: Settings) -> gr.Blocks:
     """The whole page. `settings.backbone` is loaded here, so that the first visitor does not wait."""
     page = Page(settings)
     page._load(settings.backbone)
-    options = models.choices(settings.backbone)
-    first = next((value for _, value in options if value.startswith("modality-description")), options[0][1])
+    options = models.questions()
+    first = options[0][1]
     with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(600, IDLE_S), fill_width=True) as demo:
         held = gr.State([], time_to_live=IDLE_S, delete_callback=cases.forget)
         reading = gr.State(None, time_to_live=IDLE_S)
@@ -219,8 +212,8 @@ def build(settings: Settings) -> gr.Blocks:
                 button.click(lambda cases, t=title: page.open_sample(t, cases), [held], opened, api_visibility="private")
             )
         then_look(file.input(page.choose_file, [held, file], frame, api_visibility="private"))
-        then_look(backbone.input(page.choose_backbone, [backbone, prompts], prompts, api_visibility="private"))
-        prompts.input(page.look, asked, answered, api_visibility="private", show_progress_on=[view, result])
+        for control in (prompts.input, backbone.input):
+            control(page.look, asked, answered, api_visibility="private", show_progress_on=[view, result])
         # while the slider moves only the last position is looked at
         frame.input(page.look, asked, answered, api_visibility="private", trigger_mode="always_last", show_progress="hidden")
         for control in (classes.input, target.input):

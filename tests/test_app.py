@@ -151,7 +151,7 @@ def test_a_bad_file_alone_keeps_what_was_open(handlers, tmp_path):
 def test_look_gives_bars_notes_and_a_map_and_redraw_another(handlers):
     held, *_ = handlers.open_sample("CT", [])
     reading, shown, bars, said, classes = handlers.look(
-        held, 0, 1, "scope-mini", "modality-description-ensemble-scope-mini", "class", 0.6
+        held, 0, 1, "scope-mini", "modality-description-ensemble", "class", 0.6
     )
     assert bars.count("<li") == 8 and "zero-shot" in bars and "Uncalibrated" in bars
     assert "How the file was read" in said and "Rescaled with slope 1" in said and "Learned from words alone" in said
@@ -164,7 +164,7 @@ def test_look_gives_bars_notes_and_a_map_and_redraw_another(handlers):
     )
 
 
-def test_a_set_that_does_not_fit_is_a_sentence_in_the_viewer(handlers, monkeypatch):
+def test_a_set_that_does_not_fit_is_a_sentence_in_the_viewer(handlers):
     held, *_ = handlers.open_sample("CT", [])
     reading, shown, bars, _, _ = handlers.look(held, 0, 1, "scope-mini", "nope", "class", 0.6)
     assert reading is None and 'role="alert"' in shown and "no prompt set" in shown and bars == ""
@@ -193,11 +193,23 @@ def test_the_scale_bar_is_a_round_length_of_at_most_a_quarter(columns, spacing, 
     assert f"<span>{expected}</span>" in render.viewer(image, engine.Box(0, 0, 50, columns), None, "x", 0.5)
 
 
-def test_choices_are_the_sets_that_fit_then_tasks_to_be_made():
-    assert ("Kind of image (description-ensemble)", "modality-description-ensemble-scope-mini") in models.choices(
-        "scope-mini"
-    )
-    assert [value for _, value in models.choices("biomedclip")] == list(engine.tasks())
+def test_questions_do_not_depend_on_the_backbone_and_are_made_where_none_is_shipped(
+    handlers, random_biomedclip, monkeypatch
+):
+    values = [value for _, value in models.questions()]
+    assert values[:2] == ["modality-description-ensemble", "modality-zero-shot"] and len(values) == len(set(values))
+    assert models.prompts("btmri-zero-shot", "scope-mini", "cpu", "float32").name == "btmri-zero-shot-scope-mini"
+    monkeypatch.setenv("PROMPTSCOPE_BIOMEDCLIP", str(random_biomedclip.folder))
+    models.backbone("biomedclip", "cpu", "float32")
+    made = models.prompts("btmri-zero-shot", "biomedclip", "cpu", "float32")
+    assert made.name == "btmri-zero-shot-biomedclip"
+    models._loaded.cache_clear()
+
+
+def test_a_path_is_no_prompt_set(client, tmp_path):
+    """A visitor cannot make the server open folders."""
+    assert "There is no prompt set" in ask(client, CT, prompts=str(tmp_path))["error"]
+    assert "There is no prompt set" in ask(client, CT, prompts="../learned_prompts")["error"]
 
 
 # --- settings and starting ----------------------------------------------------------------------------------------------
