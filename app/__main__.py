@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from app import page
@@ -10,6 +11,7 @@ from engine import EngineError
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted when a container is stopped
     try:
         settings = read_settings()
         print(f"PromptScope: starting at http://{settings.host}:{settings.port} (research use only)", flush=True)

@@ -1,12 +1,13 @@
 """A visitor's files: moved out of Gradio's cache at once, under random names, and deleted when the visit ends.
 
 Gradio keeps an upload under its own name and serves it by URL to whoever knows the path. So each upload is moved to a
-private folder (mode 700), where its name is random; the true name is kept in the visitor's state for display only.
+private folder (mode 700), where its name is random, and deleted when the visit or the server ends; the true name is kept in the visitor's state for display only.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import secrets
 import shutil
 import tempfile
@@ -37,9 +38,18 @@ class Case:
             raise _renamed(error, self.path.name, self.name) from None
 
 
+PREFIX = "promptscope-uploads-"
+
+
 @cache
 def _folder() -> Path:
-    made = Path(tempfile.mkdtemp(prefix="promptscope-"))
+    """This process's own; what a process that was killed has left is deleted first."""
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(f"{PREFIX}*"):
+        owner = left.name.removeprefix(PREFIX).partition("-")[0]
+        if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
+            shutil.rmtree(left, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
 
@@ -48,12 +58,17 @@ def take(upload: str) -> Case:
     """Moves an upload away and opens it. Raises ImageError; then the file is already gone."""
     source = Path(upload)
     place = _folder() / secrets.token_hex(16)
-    shutil.move(source, place)
+    try:
+        shutil.move(source, place)
+    except OSError:  # the same content twice at once is one file to Gradio
+        raise engine.ImageError(f"The file {source.name!r} was taken by another request.", "Upload it again.") from None
     try:
         series = engine.read([place])[0]
-    except engine.EngineError as error:
+    except BaseException as error:
         place.unlink(missing_ok=True)
-        raise _renamed(error, place.name, source.name) from None
+        if isinstance(error, engine.EngineError):
+            raise _renamed(error, place.name, source.name) from None
+        raise
     return Case(source.name, place, series.frames)
 
 

@@ -57,7 +57,7 @@ def classify(image: engine.Image, asked: Asked) -> Found:
     prepared = engine.prepare(image, backbone.preprocess)
     features = engine.embed([prepared], backbone, prompts.visual_prompt)[0]
     prediction = engine.read_off(features, backbone, prompts)
-    zero = models.zero_shot_beside(prompts)
+    zero = models.zero_shot_beside(prompts, asked.backbone, asked.device, asked.precision)
     beside = engine.read_off(features, backbone, zero) if zero else None
     placed = _map(prepared, image.shape, backbone, prompts, prediction.ranked()[0][0], asked.target)
     return Found(prepared, prediction, beside, placed)

@@ -53,10 +53,9 @@ def _prompts(name: str, backbone_name: str, device: str, precision: str) -> engi
     for shipped in (f"{name}-{backbone_name}", name):
         if shipped in engine.library():
             return engine.PromptSet.load(shipped)
-    for task in engine.tasks().values():
-        for method in engine.METHODS.values():
-            if not method.needs_images and name in (task.id, f"{task.id}-{method.name}"):
-                return method().learn(backbone, task)
+    made = engine.from_words(name, backbone)
+    if made is not None:
+        return made
     raise engine.PromptSetError(f"There is no prompt set {name!r} for the backbone {backbone_name!r}.", "Choose another.")
 
 
@@ -69,10 +68,10 @@ def prompts(name: str, backbone_name: str, device: str, precision: str) -> engin
         return _prompts(name, backbone_name, device, precision)
 
 
-def zero_shot_beside(chosen: engine.PromptSet) -> engine.PromptSet | None:
-    """The library's zero-shot set of the same task and weights, to show beside a learned one."""
-    name = f"{chosen.card['task']['id']}-zero-shot-{chosen.card['backbone']['id']}"
-    if name == chosen.name or name not in engine.library():
+def zero_shot_beside(chosen: engine.PromptSet, backbone_name: str, device: str, precision: str) -> engine.PromptSet | None:
+    """The zero-shot set of the same task and weights, to show beside a learned one."""
+    task = chosen.card["task"]["id"]
+    if chosen.card["method"]["name"] == "zero-shot" or task not in engine.tasks():
         return None
-    found = engine.PromptSet.load(name)
-    return found if found.card["backbone"] == chosen.card["backbone"] and found.labels == chosen.labels else None
+    found = prompts(f"{task}-zero-shot", backbone_name, device, precision)
+    return found if found.labels == chosen.labels else None

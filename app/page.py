@@ -14,7 +14,9 @@ from app.cases import Case
 from app.settings import Settings
 
 STYLE = Path(__file__).with_name("style.css")
-IDLE_S = 3600  # after this long without a visit a visitor's files are deleted
+IDLE_S = 3600  # this long after a visitor has left, Gradio ends the session and his files are deleted
+# One line for all that computes: requests are answered in their order, and two never share the cores.
+COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1, "api_visibility": "private"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Page:
         self.device = models.device_of(settings.device)
 
     def _load(self, backbone: str) -> None:
-        """In this process, before any worker is forked."""
+        """In this process, before any worker is forked. Only the registry's names: a visitor opens no folder."""
+        if backbone != self.settings.backbone:
+            engine.BACKBONES[backbone]
         models.backbone(backbone, self.device, self.settings.precision)
 
     def _asked(self, backbone: str, prompts: str, target: str = "") -> compute.Asked:
@@ -48,7 +52,7 @@ class Page:
         """New files replace what was open; those that cannot be read are named, the others stay."""
         opened: list[Case] = []
         refused: list[str] = []
-        for upload in uploads or []:
+        for upload in dict.fromkeys(uploads or []):  # the same file twice is one upload
             try:
                 opened.append(cases.take(upload))
             except engine.EngineError as error:
@@ -85,7 +89,7 @@ class Page:
         case = held[min(index or 0, len(held) - 1)]
         try:
             self._load(backbone)
-            image = case.frame(min(int(frame), case.frames) - 1 if case.frames > 1 else 0)
+            image = case.frame(min(int(frame or 1), case.frames) - 1 if case.frames > 1 else 0)
             found = compute.classify(image, self._asked(backbone, prompts_name, target))
             prompts = models.prompts(prompts_name, backbone, self.device, self.settings.precision)
         except engine.EngineError as error:
@@ -135,7 +139,7 @@ class Page:
         case = cases.take(file)
         try:
             self._load(backbone)
-            index = frame - 1 if frame else engine.middle(case.series())
+            index = frame - 1 if frame else case.frames // 2
             image = case.frame(index)
             found = compute.classify(image, self._asked(backbone, prompts_name))
             prompts = models.prompts(prompts_name, backbone, self.device, self.settings.precision)
@@ -163,8 +167,8 @@ def build(settings: Settings) -> gr.Blocks:
     options = models.questions()
     first = options[0][1]
     with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(600, IDLE_S), fill_width=True) as demo:
-        held = gr.State([], time_to_live=IDLE_S, delete_callback=cases.forget)
-        reading = gr.State(None, time_to_live=IDLE_S)
+        held = gr.State([], delete_callback=cases.forget)
+        reading = gr.State(None)
         gr.HTML(
             f'<header class="ps-head"><div><h1>{text.TITLE}</h1><p>{text.SUBTITLE}</p></div>'
             f'<div class="ps-badges"><span class="ps-chip ps-warnchip" role="note">{text.NOTICE}</span>'
@@ -172,7 +176,7 @@ def build(settings: Settings) -> gr.Blocks:
             "</span></div></header>"
         )
         with gr.Tabs(), gr.Tab("Read"), gr.Row(equal_height=False):
-            with gr.Column(scale=3, min_width=280):
+            with gr.Column(scale=4, min_width=300):
                 drop = gr.File(label=text.DROP, file_count="multiple", type="filepath", height=160, elem_id="ps-drop")
                 gr.HTML(f'<p class="ps-small">{text.DROP_LIMIT.format(mb=settings.upload_mb)}</p>')
                 sample_buttons = []
@@ -183,7 +187,7 @@ def build(settings: Settings) -> gr.Blocks:
                             sample_buttons.append((each.title, gr.Button(each.title, size="sm", min_width=60)))
                 prompts = gr.Dropdown(options, value=first, label=text.PROMPTS, info=text.PROMPTS_INFO, elem_id="ps-prompts")
                 backbone = gr.Dropdown(
-                    list(engine.BACKBONES), value=settings.backbone, label=text.BACKBONE, info=text.BACKBONE_INFO,
+                    list(dict.fromkeys([settings.backbone, *engine.BACKBONES])), value=settings.backbone, label=text.BACKBONE, info=text.BACKBONE_INFO,
                     elem_id="ps-backbone",
                 )  # fmt: skip
                 clear = gr.Button(text.CLEAR, size="sm", variant="secondary")
@@ -204,20 +208,20 @@ def build(settings: Settings) -> gr.Blocks:
         answered = [reading, view, result, said, classes]
 
         def then_look(event: Any) -> None:
-            event.then(page.look, asked, answered, api_visibility="private", show_progress_on=[view, result])
+            event.then(page.look, asked, answered, show_progress_on=[view, result], **COMPUTE)
 
         then_look(drop.upload(page.open_files, [drop, held], opened, api_visibility="private"))
         for title, button in sample_buttons:
             then_look(
-                button.click(lambda cases, t=title: page.open_sample(t, cases), [held], opened, api_visibility="private")
+                button.click(lambda before, t=title: page.open_sample(t, before), [held], opened, api_visibility="private")
             )
         then_look(file.input(page.choose_file, [held, file], frame, api_visibility="private"))
         for control in (prompts.input, backbone.input):
-            control(page.look, asked, answered, api_visibility="private", show_progress_on=[view, result])
+            control(page.look, asked, answered, show_progress_on=[view, result], **COMPUTE)
         # while the slider moves only the last position is looked at
-        frame.input(page.look, asked, answered, api_visibility="private", trigger_mode="always_last", show_progress="hidden")
+        frame.input(page.look, asked, answered, trigger_mode="always_last", show_progress="hidden", **COMPUTE)
         for control in (classes.input, target.input):
-            control(page.redraw, [reading, classes, target, opacity], view, api_visibility="private", show_progress_on=view)
+            control(page.redraw, [reading, classes, target, opacity], view, show_progress_on=view, **COMPUTE)
         # Fading needs no server: the map is a layer of its own.
         fade = "(v) => { document.querySelectorAll('.ps-map').forEach((m) => { m.style.opacity = v }); }"
         opacity.input(None, [opacity], None, js=fade, api_visibility="private")
@@ -236,7 +240,14 @@ def _endpoints(page: Page, backbone: str, prompts: str) -> None:
         question = gr.Textbox(prompts, label="prompt set, or a task's id")
         frame = gr.Number(0, label="frame, from 1; 0 takes the middle one", precision=0)
         out, run, ask = gr.JSON(), gr.Button(), gr.Button()
-    run.click(page.predict, [file, chosen, question, frame], out, api_name="predict", api_description=page.predict.__doc__)
+    run.click(
+        page.predict,
+        [file, chosen, question, frame],
+        out,
+        api_name="predict",
+        api_description=page.predict.__doc__,
+        concurrency_id="compute",
+    )
     ask.click(page.about, None, out, api_name="about", api_description=page.about.__doc__)
 
 

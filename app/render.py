@@ -130,5 +130,6 @@ def card(prompts: engine.PromptSet) -> str:
     lines = [made, learned]
     for m in c["metrics"]:
         name = m["name"].replace("_", " ")
-        lines.append(f"{name} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f}), {m['images']} images, {m['split']}.")
+        interval = f" ({m['low']:.3f} to {m['high']:.3f})" if {"low", "high"} <= m.keys() else ""
+        lines.append(f"{name} {m['value']:.3f}{interval}, {m['images']} images, {m['split']}.")
     return notes(text.CARD, [*lines, c["intended_use"], f"Licence: {c['licence']}."])

@@ -28,14 +28,15 @@ class Settings:
 
 
 def _number(variables: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    text = variables.get(name, str(default))
-    if not text.strip().isdigit() or not low <= int(text) <= high:
+    text = variables.get(name, str(default)).strip()
+    if not (text.isascii() and text.isdigit()) or not low <= int(text) <= high:
         raise SettingsError(f"{name} is {text!r}.", f"It should be a whole number from {low} to {high}.")
     return int(text)
 
 
 def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     """Raises SettingsError."""
+    port = "PROMPTSCOPE_PORT" if "PROMPTSCOPE_PORT" in variables else "GRADIO_SERVER_PORT"  # a Space sets the second
     on_space = bool(variables.get("SPACE_ID"))
     auth = variables.get("PROMPTSCOPE_AUTH", "")
     user, colon, password = auth.partition(":")
@@ -46,7 +47,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError(f"PROMPTSCOPE_DEVICE is {device!r}.", "It should be auto, cpu or cuda.")
     return Settings(
         host=variables.get("PROMPTSCOPE_HOST", "0.0.0.0" if on_space else "127.0.0.1"),
-        port=_number(variables, "PROMPTSCOPE_PORT", int(variables.get("GRADIO_SERVER_PORT", "7860")), 1, 65535),
+        port=_number(variables, port, 7860, 1, 65535),
         auth=(user, password) if auth else None,
         upload_mb=_number(variables, "PROMPTSCOPE_UPLOAD_MB", 200, 1, 10_000),
         device=device,

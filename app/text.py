@@ -1,7 +1,8 @@
 """Every sentence on the page, the disclaimer first."""
 
+from engine import NOTICE as NOTICE
+
 TITLE = "PromptScope"
-NOTICE = "Research use only. Not a medical device. Not for diagnosis."
 SUBTITLE = "What does a vision-language model see in this image, and where?"
 DROP = "Image files"
 DROP_LIMIT = "DICOM (with or without extension), PNG, JPEG, TIFF, WebP or BMP, up to {mb} MB a file. Files stay on the machine that serves this page and are deleted when you clear the page, at the latest an hour after you leave."
@@ -17,7 +18,6 @@ FRAME = "Frame"
 MAP_CLASS = "Map shows what speaks for"
 MAP_TARGET = "Compared with"
 MAP_TARGETS = (("nothing: the class alone", "class"), ("all other classes", "rest"), ("the runner-up", "runner-up"))
-MAP_METHOD = "Map method"
 OPACITY = "Map opacity"
 UNCALIBRATED = "Uncalibrated: the numbers rank the classes; they are not risks."
 CALIBRATED = "Calibrated with a fitted temperature."

@@ -15,13 +15,13 @@ from engine.data import read_examples
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError
 from engine.evaluate import Evaluation, evaluate, features_of
 from engine.explain import EXPLANATIONS, explain, explanations_for
-from engine.methods import METHODS, prompt_set
+from engine.methods import METHODS, from_words, prompt_set
 from engine.predict import embed, predict, read_off
 from engine.preprocess import Preprocess, place, prepare
 from engine.prompts import PromptSet, library
 from engine.readers import READERS, middle, read, read_image
 from engine.render import is_flat, layer, overlay, picture
-from engine.results import error_row, result_row
+from engine.results import NOTICE, error_row, result_row
 from engine.samples import Sample, samples
 from engine.tasks import Task, descriptions, task, tasks
 from engine.types import Box, Example, Heatmap, Image, Input, Prediction, Series, Window
@@ -32,6 +32,7 @@ __all__ = [
     "BACKBONES",
     "EXPLANATIONS",
     "METHODS",
+    "NOTICE",
     "READERS",
     "Backbone",
     "BackboneError",
@@ -60,6 +61,7 @@ __all__ = [
     "explain",
     "explanations_for",
     "features_of",
+    "from_words",
     "is_flat",
     "layer",
     "library",

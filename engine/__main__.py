@@ -19,14 +19,13 @@ import PIL.Image
 import engine
 from engine import bench
 from engine.backbones.base import Backbone
+from engine.prompts import LIBRARY
 from engine.types import Image, Window
-
-NOTICE = "Research use only; not a medical device."
 
 
 def parse_window(text: str) -> Window:
     try:
-        center, width = (float(part) for part in text.split(",")[:2])
+        center, width = (float(part) for part in text.split(","))
     except ValueError:
         raise engine.ImageError(f"The window {text!r} is not understood.", "Write CENTRE,WIDTH, as in 40,400.") from None
     return Window(center, width)
@@ -84,21 +83,36 @@ def _write_map(image: Image, placed: np.ndarray, prompts: engine.PromptSet, labe
 
 def _one(series: engine.Series, backbone: Backbone, sets: list[engine.PromptSet], args: argparse.Namespace) -> list[dict]:
     index = args.frame - 1 if args.frame is not None else engine.middle(series)
-    image = series.frame(index, parse_window(args.window) if args.window else None)
+    image = series.frame(index, args.window)
     prepared = engine.prepare(image, backbone.preprocess)
     rows = []
+    shared = engine.embed([prepared], backbone)[0]  # one image forward for all shared-image sets
     for prompts in sets:
-        features = engine.embed([prepared], backbone, prompts.visual_prompt)[0]
+        features = shared if prompts.is_shared_image else engine.embed([prepared], backbone, prompts.visual_prompt)[0]
         prediction = engine.read_off(features, backbone, prompts)
         top = prediction.ranked()[0][0]
         written = None
-        if args.explain != "none" and args.explain in engine.explanations_for(backbone):
+        offered = prompts.class_embeddings is not None and args.explain in engine.explanations_for(backbone)
+        if offered:
             heatmap = engine.explain(prepared, backbone, prompts, [top], args.explain)[0]
             placed = engine.place(heatmap, image.shape)
             if not engine.is_flat(placed):
                 written = _write_map(image, placed, prompts, top, args.out)
         rows.append(engine.result_row(series, index, image, prediction, prompts, written))
     return rows
+
+
+def _files(named: list[str]) -> list[str]:
+    """Folders become the files below them, hidden ones left out, so that one stray file is one row."""
+    found = []
+    for each in map(Path, named):
+        inside = (
+            sorted(p for p in each.rglob("*") if p.is_file() and not p.name.startswith(".")) if each.is_dir() else [each]
+        )
+        found += [str(p) for p in inside]
+    if not found:
+        raise engine.ImageError(f"There is no file below {named[0]!r}.", "Give image files, or a folder that holds some.")
+    return found
 
 
 def run_predict(args: argparse.Namespace) -> int:
@@ -110,19 +124,21 @@ def run_predict(args: argparse.Namespace) -> int:
         raise engine.ExplainError(
             f"There is no explanation {args.explain!r}.", f"Choose: {', '.join(engine.EXPLANATIONS)}, none."
         )
+    args.window = parse_window(args.window) if args.window else None
     rows: list[dict[str, Any]] = []
-    for file in args.files:
+    for file in _files(args.files):
         try:
-            rows += [row for series in engine.read([file]) for row in _one(series, backbone, sets, args)]
+            for series in engine.read([file]):
+                rows += _one(series, backbone, sets, args)
         except engine.EngineError as error:
             rows.append(engine.error_row(Path(file).name, backbone.id, error))
     failed = [row for row in rows if row["status"] == "error"]
     if args.json:
-        print(json.dumps({"schema": 1, "notice": NOTICE, "results": rows}, indent=1))
+        print(json.dumps({"schema": 1, "notice": engine.NOTICE, "results": rows}, indent=1))
     else:
         for row in rows:
             _show(row)
-        print(NOTICE)
+        print(engine.NOTICE)
     for row in failed:
         print(f"error: {row['error']}", file=sys.stderr)
     return 0 if not failed else 2 if len(failed) == len(rows) else 1
@@ -145,9 +161,15 @@ def _show(row: dict[str, Any]) -> None:
 # --- evaluate and prompts -------------------------------------------------------------------------------------------
 
 
+def _finite(number: float) -> float | None:
+    """JSON has no NaN: an AUROC of one class alone is null."""
+    return number if np.isfinite(number) else None
+
+
 def run_evaluate(args: argparse.Namespace) -> int:
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
     rows = []
+    known_features: dict[tuple[str, ...], np.ndarray] = {}  # images are encoded once, however many sets score them
     for name in args.prompts:
         prompts = engine.prompt_set(name, backbone)
         known = prompts.card["task"]["id"]
@@ -157,8 +179,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
         def progress(done: int, total: int) -> None:
             print(f"\r  {done}/{total} images", end="" if done < total else "\n", file=sys.stderr)
 
-        found = engine.evaluate(examples, backbone, prompts, progress=progress)
-        metrics = {k: {"value": i.value, "low": i.low, "high": i.high} for k, i in found.metrics.items()}
+        prompts.check(backbone)
+        paths = tuple(e.path for e in examples)
+        if paths not in known_features:
+            known_features[paths] = engine.features_of(examples, backbone, progress)
+        found = engine.evaluate(examples, backbone, prompts, known_features[paths])
+        metrics = {
+            k: {"value": _finite(i.value), "low": _finite(i.low), "high": _finite(i.high)} for k, i in found.metrics.items()
+        }
         rows.append(
             {
                 "prompt_set": prompts.name,
@@ -177,7 +205,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     for row in rows:
         print(f"{row['prompt_set']}: {row['images']} images in {row['units']} groups, chance {row['chance']:.1%}")
         for metric, i in row["metrics"].items():
-            print(f"  {metric:18} {i['value']:.3f}  (95 % {i['low']:.3f} to {i['high']:.3f})")
+            shown = "not defined" if i["value"] is None else f"{i['value']:.3f}  (95 % {i['low']:.3f} to {i['high']:.3f})"
+            print(f"  {metric:18} {shown}")
     return 0
 
 
@@ -195,7 +224,7 @@ def run_prompts(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m engine", description=f"PromptScope's engine. {NOTICE}")
+    top = argparse.ArgumentParser(prog="python -m engine", description=f"PromptScope's engine. {engine.NOTICE}")
     verbs = top.add_subparsers(dest="verb", required=True)
 
     def verb(name: str, run: Any, help: str) -> argparse.ArgumentParser:
@@ -231,7 +260,7 @@ def parser() -> argparse.ArgumentParser:
     p = verb("prompts", run_prompts, "Make the prompt sets that learn from words alone.")
     p.add_argument("--tasks", nargs="*", default=None)
     p.add_argument("--methods", nargs="+", default=[n for n in engine.METHODS if n in ("zero-shot", "description-ensemble")])
-    p.add_argument("--out", type=Path, default=Path("learned_prompts"))
+    p.add_argument("--out", type=Path, default=LIBRARY)
     machine(p)
 
     p = verb("bench", bench.run, "Performance ratios, measured in one run on this machine.")
@@ -246,7 +275,9 @@ def main(words: list[str] | None = None) -> int:
         return args.run(args)
     except engine.EngineError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        print(f"error: {error.filename!r} cannot be used: {error.strerror}.", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

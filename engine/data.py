@@ -15,7 +15,6 @@ from engine.tasks import Task
 from engine.types import Example
 
 ALIASES = {"class": "label", "patient_id": "patient"}
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ""}
 
 
 def unit(example: Example) -> str:
@@ -53,7 +52,7 @@ def _from_folders(folder: Path, task: Task | None) -> list[Example]:
     examples = []
     for place in sorted(p for p in folder.iterdir() if p.is_dir()):
         label = task.label_of(place.name) if task else place.name
-        files = sorted(f for f in place.rglob("*") if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(f for f in place.rglob("*") if f.is_file() and not f.name.startswith("."))
         examples += [Example(path=str(f), label=label) for f in files]
     return examples
 

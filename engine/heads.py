@@ -68,7 +68,7 @@ class LinearHead:
         if missing:
             raise PromptSetError(f"The tensor {missing[0]!r} is missing.")
         embeddings, scale, bias = tensors["embeddings"], tensors["scale"], tensors["bias"]
-        if embeddings.ndim != 2 or scale.shape != (1,) or bias.shape != (len(embeddings),):
+        if embeddings.ndim != 2 or not embeddings.size or scale.shape != (1,) or bias.shape != (len(embeddings),):
             raise PromptSetError(f"Tensor shapes do not fit: {embeddings.shape}, {scale.shape}, {bias.shape}.")
         if not all(t.dtype == np.float32 and np.isfinite(t).all() for t in (embeddings, scale, bias)):
             raise PromptSetError("A tensor holds values that are no finite float32 numbers.")

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import PIL.Image
 
+from engine.errors import ImageError
 from engine.types import Box, Heatmap, Image, Input
 
 RESAMPLE = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
+LONGEST = 64  # sides beyond this ratio would be resized to many times the input, to be cropped away
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def prepare(image: Image, preprocess: Preprocess) -> Input:
         height, width = (max(1, side * size // min(rows, columns)) for side in (rows, columns))
     else:  # open_clip's ResizeKeepRatio rounds it
         height, width = (max(1, round(side * size / max(rows, columns))) for side in (rows, columns))
+    if height * width > LONGEST * size * size:
+        raise ImageError(f"The image is {columns} x {rows} pixels: too long and thin for this model.", "Crop it first.")
     grey = image.pixels.ndim == 2
     channels = [image.pixels] if grey else [image.pixels[..., i] for i in range(3)]
     resized = np.stack([_resized(c, height, width, preprocess.interpolation) for c in channels])

@@ -44,14 +44,14 @@ def is_flat(placed: np.ndarray) -> bool:
 
 
 def layer(placed: np.ndarray) -> np.ndarray:
-    """The map alone, uint8 (H, W, 4): colour by value, alpha by value, so that low values leave the image clear."""
+    """The map alone, uint8 (H, W, 4): colour by value, alpha by its square, so that low values leave the image clear."""
     t = relative(placed)
-    return np.rint(np.concatenate([colours(t), 255 * t[..., None]], axis=-1)).astype(np.uint8)
+    return np.rint(np.concatenate([colours(t), 255 * t[..., None] ** 2], axis=-1)).astype(np.uint8)
 
 
 def overlay(image: Image, placed: np.ndarray, opacity: float = 0.6) -> np.ndarray:
     """The image with a placed map over it, uint8 (H, W, 3). opacity in [0, 1]."""
     base = picture(image).astype(float)
     t = relative(placed)
-    cover = (opacity * t)[..., None]
+    cover = (opacity * t**2)[..., None]
     return np.rint(base * (1 - cover) + colours(t) * cover).astype(np.uint8)

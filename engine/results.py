@@ -8,6 +8,8 @@ from engine.errors import EngineError
 from engine.prompts import PromptSet
 from engine.types import Image, Prediction, Series
 
+NOTICE = "Research use only. Not a medical device. Not for diagnosis."
+
 
 def result_row(
     series: Series, index: int, image: Image, prediction: Prediction, prompts: PromptSet, map_path: str | None

@@ -5,7 +5,7 @@ Legend: H, W image rows and columns; h, w map rows and columns; C classes; S inp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -130,4 +130,3 @@ class Interval:
     value: float
     low: float
     high: float
-    extra: dict[str, float] = field(default_factory=dict)

@@ -53,7 +53,7 @@ requirements() {
     wanted=$(cat requirements.txt constraints.txt | sha256sum)
     [ "$(cat .venv/promptscope.installed 2>/dev/null)" != "$wanted" ] || return 0
     if [ "$(minor_of .venv/bin/python)" -ge 11 ]; then
-        say "installing requirements.txt at the versions of constraints.txt into .venv (some minutes and 6 GB the first time)"
+        say "installing requirements.txt at the versions of constraints.txt into .venv (some minutes and 5.5 GB the first time)"
         set -- -c constraints.txt
     else
         say "installing requirements.txt into .venv; on Python 3.10 without constraints.txt, whose versions need 3.11"

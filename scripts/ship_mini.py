@@ -21,6 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import engine
 from engine.backbones.scope_mini import FOLDER
+from engine.data import unit
 from engine.prompts import LIBRARY, PromptSet
 from scripts.train_mini import class_modality
 
@@ -67,7 +68,7 @@ def main() -> None:
         for folder in t.data:
             found = engine.read_examples(args.data / "sets" / folder, t, "test")
             tests[t.id], features[t.id] = found, engine.features_of(found, backbone)
-            kinds += [replace(e, label=class_modality(t.id, e.label), group=f"{t.id}/{e.group}") for e in found]
+            kinds += [replace(e, label=class_modality(t.id, e.label), group=f"{t.id}/{unit(e)}") for e in found]
             print(t.id, len(found), "test images", flush=True)
     tests["modality"], features["modality"] = kinds, np.concatenate([features[t] for t in tests if t != "modality"])
     rows = []
@@ -110,6 +111,12 @@ def write_card(backbone: engine.Backbone, rows: list[str]) -> None:
         if "val" in x
     ]
     newline = "\n"
+    init = " The image tower went on from an earlier attempt, see LOG.md." if about["init"] else ""
+    teacher = (
+        "\n- An ImageNet MobileNetV2 (Apache-2.0, google-coral) guided the image features while training; nothing of it is in here."
+        if about["teacher"]
+        else ""
+    )
     (FOLDER / "README.md").write_text(f"""# scope-mini, version 1
 
 A compact CLIP of BiomedCLIP's shape, trained by the PromptScope project: timm ViT-Ti/16 at 224 (14 x 14 patches), a
@@ -123,11 +130,10 @@ it is far below BiomedCLIP and says nothing reliable about a patient.
 - Licence of the weights: CC BY-NC 4.0, see LICENSE in this folder, because the training data hold DERM7 (ISIC,
   non-commercial). The code of the repository is Apache-2.0.
 - Made by: `python scripts/train_mini.py` ({about["steps"]} image steps of {about["batch"]} images after
-  {about["text_steps"]} text steps, AdamW, learning rate {about["lr"]}, seed {about["seed"]}, two CPU cores; the image tower
-  went on from a first attempt of 1100 steps, see LOG.md), then `python scripts/ship_mini.py`. The exact numbers of
-  training are in training.json and log.jsonl. The tokenizer's training breaks ties by chance, so that a re-made
-  tokenizer differs in a few pieces: tokenizer.json is part of the weights and of their hash.
-- An ImageNet MobileNetV2 (Apache-2.0, google-coral) guided the image features while training; nothing of it is in here.
+  {about["text_steps"]} text steps, AdamW, learning rate {about["lr"]}, seed {about["seed"]}), then
+  `python scripts/ship_mini.py`. The exact numbers of training are in training.json and log.jsonl.{init}
+  The tokenizer's training breaks ties by chance, so that a re-made tokenizer differs in a few pieces: tokenizer.json is
+  part of the weights and of their hash.{teacher}
 
 ## Numbers: in-distribution, no tuning
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 from broken import broken_files
 from gradio_client import Client, handle_file
@@ -24,13 +26,19 @@ ROOT = Path(__file__).resolve().parent.parent
 CT = next(s.path for s in engine.samples() if s.title == "CT")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The real server in this process, on a free port; its address and its cache folder."""
     cache = tmp_path_factory.mktemp("gradio")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(cache))
-        patch.setenv("PROMPTSCOPE_PORT", "7999")
+        patch.setenv("PROMPTSCOPE_PORT", str(free_port()))
         _, address, _ = page.launch(read_settings(os.environ), prevent_thread_lock=True, quiet=True)
         yield address, cache
 
@@ -170,7 +178,24 @@ def test_a_set_that_does_not_fit_is_a_sentence_in_the_viewer(handlers):
     assert reading is None and 'role="alert"' in shown and "no prompt set" in shown and bars == ""
 
 
+def test_the_same_upload_twice_is_one_case_and_a_vanished_one_a_sentence(handlers, tmp_path):
+    path = copied(tmp_path)
+    held, *_ = handlers.open_files([path, path], [])
+    assert len(held) == 1
+    cases.forget(held)
+    with pytest.raises(engine.ImageError, match=r"'a\.dcm' was taken by another request"):
+        cases.take(path)
+
+
+def test_an_image_too_long_and_thin_is_a_sentence(client, tmp_path):
+    """It would be resized to many times the input (it once took 3 GB)."""
+    PIL.Image.new("L", (20_000, 1)).save(tmp_path / "thin.png")
+    assert "20000 x 1 pixels: too long and thin" in ask(client, tmp_path / "thin.png")["error"]
+
+
 def test_everything_from_outside_is_escaped():
+    image = engine.Image(np.zeros((4, 4), np.float32))
+    assert "<i>" not in render.viewer(image, engine.Box(0, 0, 4, 4), None, "x", 0.5, "<i>n</i>").replace("<i class", "")
     assert "<script>" not in render.error("<script>alert(1)</script>")
     assert "<b>x" not in render.notes("t", ["<b>x</b>"])
 
@@ -204,12 +229,14 @@ def test_questions_do_not_depend_on_the_backbone_and_are_made_where_none_is_ship
     made = models.prompts("btmri-zero-shot", "biomedclip", "cpu", "float32")
     assert made.name == "btmri-zero-shot-biomedclip"
     models._loaded.cache_clear()
+    models._prompts.cache_clear()
 
 
 def test_a_path_is_no_prompt_set(client, tmp_path):
     """A visitor cannot make the server open folders."""
     assert "There is no prompt set" in ask(client, CT, prompts=str(tmp_path))["error"]
     assert "There is no prompt set" in ask(client, CT, prompts="../learned_prompts")["error"]
+    assert "no backbone called 'local-dir:" in ask(client, CT, backbone=f"local-dir:{tmp_path}")["error"]
 
 
 # --- settings and starting ----------------------------------------------------------------------------------------------
@@ -237,9 +264,10 @@ def test_settings_are_read():
 
 def test_the_spaces_file_starts_the_page_as_a_space_does(tmp_path):
     """`python space.py` from the repository's root, with a Space's variables."""
+    port = free_port()
     environment = os.environ | {
         "SPACE_ID": "someone/promptscope",
-        "GRADIO_SERVER_PORT": "7998",
+        "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(tmp_path),
     }
     started = subprocess.Popen([sys.executable, "space.py"], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
@@ -247,7 +275,7 @@ def test_the_spaces_file_starts_the_page_as_a_space_does(tmp_path):
         for _ in range(120):
             assert started.poll() is None, started.stderr.read().decode()
             try:
-                with urllib.request.urlopen("http://127.0.0.1:7998/", timeout=2) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
                     assert answer.status == 200
                     break
             except OSError:

@@ -38,7 +38,7 @@ ALLOWED = {
     "types": [],
     "errors": [],
     "registry": ["errors"],
-    "preprocess": ["types"],
+    "preprocess": ["errors", "types"],
     "tasks": ["errors"],
     "data": ["errors", "tasks", "types"],
     "heads": ["errors"],

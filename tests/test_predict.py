@@ -39,15 +39,23 @@ def test_ranked_is_most_probable_first_and_keeps_label_order_in_ties():
     assert [label for label, _ in p.ranked()] == ["b", "c", "a"]
 
 
-def test_eight_shared_image_sets_score_one_image_from_one_forward(mini, prompts):
-    features = engine.embed([engine.prepare(engine.read_image(engine.samples()[0].path), mini.preprocess)], mini)
-    whole = engine.predict(engine.read_image(engine.samples()[0].path), mini, prompts)
-    np.testing.assert_array_equal(engine.read_off(features[0], mini, prompts).probabilities, whole.probabilities)
+def test_eight_shared_image_sets_score_one_image_from_one_forward(capsys, monkeypatch):
+    """Also through the command line, counted at the image tower."""
+    from engine.__main__ import main
+    from engine.backbones._openclip import TimmBertCLIP
+
+    calls = []
+    forward = TimmBertCLIP.encode_images
+    monkeypatch.setattr(TimmBertCLIP, "encode_images", lambda self, x, p=None: calls.append(1) or forward(self, x, p))
+    names = list(engine.tasks())[:8]
+    assert main(["predict", str(engine.samples()[0].path), "--prompts", *names, "--explain", "none", "--json"]) == 0
+    assert len(calls) == 1 and capsys.readouterr().out.count('"status": "ok"') == 8
 
 
-def test_a_set_of_other_weights_is_refused_before_anything_is_computed(mini, prompts):
+def test_a_set_of_other_weights_is_refused_before_anything_is_computed(mini, prompts, monkeypatch):
     card = prompts.card | {"backbone": {"id": "scope-mini", "weights_hash": "0" * 64}}
     foreign = engine.PromptSet(prompts.head, card)
+    monkeypatch.setattr(type(mini), "encode_images", lambda *_: pytest.fail("computed all the same"))
     with pytest.raises(PromptSetError, match="made for other weights"):
         engine.predict(engine.Image(np.zeros((4, 4), np.float32)), mini, foreign)
 

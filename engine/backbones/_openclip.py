@@ -47,8 +47,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise BackboneError(f"{CONFIG} in {str(folder)!r} cannot be read: {error}.") from error
-    if not {"model_cfg", "preprocess_cfg"} <= config.keys():
-        raise BackboneError(f"{CONFIG} in {str(folder)!r} lacks model_cfg or preprocess_cfg.")
+    try:
+        _ = config["model_cfg"]["embed_dim"], config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
+        _ = config["preprocess_cfg"]["mean"], config["preprocess_cfg"]["std"]
+    except (KeyError, TypeError) as error:
+        raise BackboneError(f"{CONFIG} in {str(folder)!r} lacks {error}.") from error
     return config
 
 
@@ -256,6 +259,6 @@ def _attention(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         q, k, v = attn.qkv(block.norm1(tokens)).reshape(b, t, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
         weights = (attn.q_norm(q) * attn.scale @ attn.k_norm(k).transpose(-2, -1)).softmax(dim=-1)
     weights = weights.requires_grad_(True)
-    mixed = (weights @ v).transpose(1, 2).reshape(b, t, attn.attn_dim)
+    mixed = (weights @ v).transpose(1, 2).flatten(2)
     tokens = tokens + block.ls1(attn.proj(attn.norm(mixed)))
     return weights, tokens + block.ls2(block.mlp(block.norm2(tokens)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.backbones.base import Differentiable
 from engine.errors import ExplainError
 
-LAYERS = 6  # of 12: earlier blocks form edges and textures; see LOG.md for 2, 4, 6 and 12
+LAYERS = 6  # of 12: earlier blocks form edges and textures
 
 
 def legrad(backbone: Differentiable, inputs: Tensor, targets: Tensor, visual_prompt: Tensor | None = None) -> Tensor:

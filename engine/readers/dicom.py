@@ -167,7 +167,7 @@ class DicomSeries:
         photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
         used: Window | None = None
         if photometric == "PALETTE COLOR":
-            coloured = apply_color_lut(stored, header)
+            coloured = apply_color_lut(stored, header)[..., :3]  # a palette may bring alpha
             pixels = coloured.astype(np.float32) / (2 ** (8 * coloured.dtype.itemsize) - 1)
             notes.append("Colours looked up in the file's palette.")
         elif stored.ndim == 3:

@@ -59,7 +59,9 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
 
 def read(path: Path) -> list[RasterSeries]:
     with _opened(path) as picture:
-        return [RasterSeries(path, int(getattr(picture, "n_frames", 1)))]
+        # a phone's JPEG (MPO) holds a preview or a depth map behind its picture: no frames
+        frames = int(getattr(picture, "n_frames", 1)) if picture.format in ("TIFF", "WEBP") else 1
+        return [RasterSeries(path, frames)]
 
 
 class RasterSeries:
