@@ -14,6 +14,7 @@ from engine.errors import DataError
 from engine.tasks import Task
 from engine.types import Example
 
+BESIDE = {".txt", ".csv", ".md", ".json", ".xml"}  # what lies beside images; DICOM has any suffix, or none
 ALIASES = {"class": "label", "patient_id": "patient"}
 
 
@@ -52,7 +53,8 @@ def _from_folders(folder: Path, task: Task | None) -> list[Example]:
     examples = []
     for place in sorted(p for p in folder.iterdir() if p.is_dir()):
         label = task.label_of(place.name) if task else place.name
-        files = sorted(f for f in place.rglob("*") if f.is_file() and not f.name.startswith("."))
+        found = (f for f in place.rglob("*") if f.is_file() and not f.name.startswith("."))
+        files = sorted(f for f in found if f.suffix.lower() not in BESIDE)
         examples += [Example(path=str(f), label=label) for f in files]
     return examples
 

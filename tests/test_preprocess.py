@@ -130,10 +130,15 @@ def test_padding_is_the_fill_and_the_image_lies_between():
 
 
 def test_the_smallest_image_can_be_prepared():
-    for shape in ((1, 1), (1, 300), (300, 1)):
+    for shape in ((1, 1), (1, 60), (60, 1)):
         for mode in ("shortest", "longest", "squash"):
             found = engine.prepare(Image(np.ones(shape, dtype=np.float32)), engine.Preprocess(32, resize=mode, **PLAIN))
             assert found.pixels.shape == (3, 32, 32) and found.pixels.max() == 1
+
+
+def test_an_image_too_long_and_thin_is_refused_before_it_is_resized():
+    with pytest.raises(engine.ImageError, match="1000000 x 1 pixels: too long and thin"):
+        engine.prepare(Image(np.ones((1, 1_000_000), dtype=np.float32)), engine.Preprocess(32, **PLAIN))
 
 
 # --- place -------------------------------------------------------------------------------------------------------------
@@ -268,8 +273,8 @@ def test_an_overlay_without_opacity_is_the_picture():
 def test_an_overlay_by_hand():
     image = Image(np.full((1, 3), 0.4, dtype=np.float32))  # 102
     drawn = engine.overlay(image, np.array([[1.0, 1.2, 2.0]], dtype=np.float32), 0.5)
-    # the lowest value is clear; 0.2 of the range takes 0.1 of its colour (106, 23, 110); the highest half of (252, 255, 164)
-    assert drawn.tolist() == [[[102, 102, 102], [102, 94, 103], [177, 178, 133]]]
+    # the lowest value is clear; 0.2 of the range takes 0.5 * 0.2**2 of its colour (106, 23, 110); the highest half of (252, 255, 164)
+    assert drawn.tolist() == [[[102, 102, 102], [102, 100, 102], [177, 178, 133]]]
 
 
 def test_the_map_is_relative_to_its_own_range():
