@@ -123,8 +123,8 @@ A compact CLIP of BiomedCLIP's shape, trained by the PromptScope project: timm V
 BERT-style text tower of 4 layers with its own WordPiece tokenizer, an MLP projection, 256 joint dimensions. It is what a
 fresh machine runs, so that the page, the tests and the demos work where no model hub can be reached.
 
-**For demonstration, tests and research only. Not a medical device, not for diagnosis.** It saw few images of few sources;
-it is far below BiomedCLIP and says nothing reliable about a patient.
+**For demonstration, tests and research only. Not a medical device, not for diagnosis.** It is small, it saw few images of
+few sources, and it says nothing reliable about a patient.
 
 - Weights: float16 safetensors, {size:.1f} MB. Weights hash: `{backbone.weights_hash}`.
 - Licence of the weights: CC BY-NC 4.0, see LICENSE in this folder, because the training data hold DERM7 (ISIC,

@@ -24,7 +24,7 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
 def test_predict_prints_probabilities_notes_and_a_map_file(capsys, tmp_path):
     code, out, _ = run(capsys, "predict", CT, "--out", str(tmp_path))
     assert code == 0 and "note: DICOM CT, 128 x 128 pixels" in out and "uncalibrated" in out
-    assert "Research use only; not a medical device." in out
+    assert engine.NOTICE in out and "Not a medical device." in engine.NOTICE
     (written,) = tmp_path.iterdir()
     assert f"map: {written}" in out
     assert PIL.Image.open(written).size == (128, 128)
