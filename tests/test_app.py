@@ -239,6 +239,16 @@ def test_a_path_is_no_prompt_set(client, tmp_path):
     assert "no backbone called 'local-dir:" in ask(client, CT, backbone=f"local-dir:{tmp_path}")["error"]
 
 
+def test_what_a_killed_server_left_is_deleted_at_the_next_start(tmp_path, monkeypatch):
+    left, alive = tmp_path / "promptscope-uploads-999999999-x", tmp_path / f"promptscope-uploads-{os.getpid()}-y"
+    for folder in (left, alive):
+        folder.mkdir()
+        (folder / "upload").write_bytes(b"pixels")
+    monkeypatch.setattr(cases.tempfile, "gettempdir", lambda: str(tmp_path))
+    cases._folder.__wrapped__()
+    assert not left.exists() and (alive / "upload").exists()
+
+
 # --- settings and starting ----------------------------------------------------------------------------------------------
 
 
@@ -268,7 +278,8 @@ def test_the_spaces_file_starts_the_page_as_a_space_does(tmp_path):
     environment = os.environ | {
         "SPACE_ID": "someone/promptscope",
         "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(tmp_path),
+        "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
+        "TMPDIR": str(tmp_path),
     }
     started = subprocess.Popen([sys.executable, "space.py"], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     try:
@@ -282,6 +293,9 @@ def test_the_spaces_file_starts_the_page_as_a_space_does(tmp_path):
                 time.sleep(0.5)
         else:
             pytest.fail("the page did not answer in 60 seconds")
+        assert ask(Client(f"http://127.0.0.1:{port}/", verbose=False), CT)["status"] == "ok"
+        assert list(tmp_path.glob("promptscope-uploads-*"))
     finally:
         started.terminate()
         started.communicate(timeout=30)
+    assert not list(tmp_path.glob("promptscope-uploads-*")), "a stopped server left its upload folder"

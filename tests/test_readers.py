@@ -922,3 +922,11 @@ def test_the_samples_can_all_be_read():
     for sample in engine.samples():
         image = engine.read_image(sample.path)
         assert np.ptp(image.pixels) > 0, sample.title
+
+
+def test_a_phones_jpeg_shows_its_picture_not_the_preview_behind_it(tmp_path):
+    picture, preview = PIL.Image.new("L", (40, 30), 200), PIL.Image.new("L", (8, 6), 10)
+    picture.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
+    assert engine.read([tmp_path / "a.jpg"])[0].frames == 1
+    image = engine.read_image(tmp_path / "a.jpg")
+    assert image.shape == (30, 40) and abs(float(image.pixels.mean()) - 200 / 255) < 0.01
