@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 import sys
 import warnings
 from dataclasses import dataclass
@@ -134,3 +136,15 @@ def random_biomedclip(tmp_path_factory) -> RandomBiomedCLIP:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROMPTSCOPE_BIOMEDCLIP", str(folder))
         return RandomBiomedCLIP(engine.load_backbone("biomedclip"), folder)
+
+
+def free_port() -> int:
+    """A port below the range that the system gives to outgoing connections, so that none takes it in between."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import free_port
 from playwright.sync_api import Page, expect, sync_playwright
 
 import engine
@@ -34,9 +34,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """`python -m app` in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"PROMPTSCOPE_PORT": str(port), "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("cache"))}
     log = (tmp_path_factory.mktemp("log") / "log").open("w+")
     server = subprocess.Popen([sys.executable, "-m", "app"], cwd=ROOT, env=environment, stdout=log, stderr=log)
