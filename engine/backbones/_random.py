@@ -22,6 +22,7 @@ def write_biomedclip(folder: Path, tokenizer: Path, text_config: Path, seed: int
     """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(tokenizer, folder / "tokenizer.json")
+    shutil.copy(text_config, folder / _openclip.TEXT_CONFIG)
     name = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
     vision = {"timm_model_name": "vit_base_patch16_224", "timm_model_pretrained": False, "timm_pool": ""}
     config = {
@@ -41,7 +42,7 @@ def write_biomedclip(folder: Path, tokenizer: Path, text_config: Path, seed: int
     (folder / _openclip.CONFIG).write_text(json.dumps(config))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        weights = {k: v.contiguous() for k, v in _openclip.build_model(folder, text_config).state_dict().items()}
+        weights = {k: v.contiguous() for k, v in _openclip.build_model(folder).state_dict().items()}
     if as_pickle:
         torch.save(weights, folder / _openclip.WEIGHTS[1])
     else:
