@@ -214,7 +214,7 @@ def run_prompts(args: argparse.Namespace) -> int:
     """Makes the sets that need no images, for every task named (default: all), in the library."""
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
     for task in args.tasks or list(engine.tasks()):
-        for method in args.methods:
+        for method in args.methods or [name for name, each in engine.METHODS.items() if not each.needs_images]:
             made = engine.METHODS[method]
             if made.needs_images:
                 raise engine.DataError(f"The method {method!r} needs labelled images.", "Use `tune`.")
@@ -259,7 +259,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = verb("prompts", run_prompts, "Make the prompt sets that learn from words alone.")
     p.add_argument("--tasks", nargs="*", default=None)
-    p.add_argument("--methods", nargs="+", default=[n for n in engine.METHODS if n in ("zero-shot", "description-ensemble")])
+    p.add_argument("--methods", nargs="+", default=None, help="default: all that need no images")
     p.add_argument("--out", type=Path, default=LIBRARY)
     machine(p)
 

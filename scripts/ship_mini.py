@@ -85,7 +85,6 @@ def main() -> None:
                 for n, i in scored.metrics.items()
             ]  # fmt: skip
             PromptSet(made.head, made.card | {"metrics": metrics}).save(LIBRARY / made.name)
-
             rows.append(
                 f"| {task_id} | {made.card['method']['name']} | {scored.images} | {100 * scored.chance:.1f} | "
                 f"{said(scored, 'accuracy')} | {said(scored, 'balanced_accuracy')} | {said(scored, 'auroc')} |"

@@ -14,11 +14,10 @@ from engine.backbones import _openclip
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 
-def write_biomedclip(folder: Path, tokenizer: Path, text_config: Path, seed: int = 0, as_pickle: bool = False) -> Path:
+def write_biomedclip(folder: Path, tokenizer: Path, text_config: Path, seed: int = 0) -> Path:
     """BiomedCLIP's architecture (its open_clip_config.json, from the model's card) with random float32 weights.
 
-    tokenizer : a tokenizer.json; text_config : the BERT configuration; as_pickle : write open_clip_pytorch_model.bin,
-    as the hub has it, instead of safetensors
+    tokenizer : a tokenizer.json; text_config : the BERT configuration
     """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(tokenizer, folder / "tokenizer.json")
@@ -43,8 +42,5 @@ def write_biomedclip(folder: Path, tokenizer: Path, text_config: Path, seed: int
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         weights = {k: v.contiguous() for k, v in _openclip.build_model(folder).state_dict().items()}
-    if as_pickle:
-        torch.save(weights, folder / _openclip.WEIGHTS[1])
-    else:
-        save_file(weights, folder / _openclip.WEIGHTS[0])
+    save_file(weights, folder / _openclip.WEIGHTS[0])
     return folder
