@@ -2,6 +2,7 @@
 
     python scripts/train_mini.py --data ../shared/data                 (about 90 minutes on 2 cores; resumes by itself)
     python scripts/train_mini.py --data ../shared/data --device cuda
+    python scripts/train_mini.py --data ../shared/data --work runs/heldout --unnamed busi retina lc25000_lung
 
 What it does, in order: reads the sets that the tasks name; drops training images that are near duplicates of a
 validation or test image of any set; trains a WordPiece tokenizer on our own sentences; builds the towers
@@ -92,9 +93,12 @@ def class_modality(name: str, label: str) -> str:
     return label.split()[-1] if name == "medmnist_modality" else task(name).modality
 
 
-def read_sets(root: Path, sets: list[str]) -> tuple[dict[str, list[Item]], dict]:
-    """Items by split ("train", "val"), and counts for the card; test images are read for their hashes only."""
-    classes = class_index(sets)
+def read_sets(root: Path, sets: list[str], unnamed: list[str]) -> tuple[dict[str, list[Item]], dict]:
+    """Items by split ("train", "val"), and counts for the card; test images are read for their hashes only.
+
+    unnamed : sets whose classes are never told: every training image is of the one class "", and val stays unread
+    """
+    classes = class_index(sets, unnamed)
     kinds = task("modality").names
     rows = []
     for name in sets:
@@ -110,7 +114,7 @@ def read_sets(root: Path, sets: list[str]) -> tuple[dict[str, list[Item]], dict]
     items: dict[str, list[Item]] = {"train": [], "val": []}
     held_units = {(t, unit(e)) for t, e, _ in held}
     for t, e, pixels, hashed in rows:
-        if e.split == "test":
+        if e.split == "test" or (e.split == "val" and t.id in unnamed):
             continue
         if e.split == "train":
             assert (t.id, unit(e)) not in held_units, f"{e.path}: its group is on both sides"
@@ -118,13 +122,15 @@ def read_sets(root: Path, sets: list[str]) -> tuple[dict[str, list[Item]], dict]
             if near or e.patient in patients:  # COVID_CXR and PNEUMONIA_CXR share children
                 counts["dropped_near_duplicates"] += 1
                 continue
-        items[e.split].append(Item(t.id, classes.index((t.id, e.label)), kinds.index(class_modality(t.id, e.label)), pixels))
+        label = "" if t.id in unnamed else e.label
+        items[e.split].append(Item(t.id, classes.index((t.id, label)), kinds.index(class_modality(t.id, e.label)), pixels))
         counts[e.split][t.id] = counts[e.split].get(t.id, 0) + 1
     return items, counts
 
 
-def class_index(sets: list[str]) -> list[tuple[str, str]]:
-    return [(name, label) for name in sets for label in task(name).names]
+def class_index(sets: list[str], unnamed: list[str]) -> list[tuple[str, str]]:
+    """(task, label) of every class that is told apart; an unnamed set is one class with the label ""."""
+    return [(name, label) for name in sets for label in ([""] if name in unnamed else task(name).names)]
 
 
 class Sampler:
@@ -217,8 +223,13 @@ KIND_WORDS = {
 
 
 def caption(name: str, label: str, rng: random.Random) -> str:
-    """One caption of a class: a bank sentence (60 %), or a template around the name or a synonym."""
-    t, words = task(name), descriptions(name).classes[label]
+    """One caption of a class: a bank sentence (60 %), or a template around the name or a synonym. Without a label:
+    the modality and the organ, no more."""
+    t = task(name)
+    if not label:
+        kind = rng.choice(KIND_WORDS[t.modality])
+        return rng.choice([f"{kind} of the {t.organ}.", f"{kind}, {t.organ}.", f"this is a {kind} of the {t.organ}."])
+    words = descriptions(name).classes[label]
     if rng.random() < 0.6:
         return rng.choice(words.sentences)
     names = [label, label, *words.synonyms["medical"], *words.synonyms["query"], *words.synonyms["lay"]]
@@ -426,7 +437,7 @@ def validate(model: Any, items: list[Item], words: Words, device: str) -> dict[s
         return float(np.mean([right[truth == c].float().mean() for c in truth.unique()]))
 
     found = {}
-    for name in dict.fromkeys(name for name, _ in words.classes):
+    for name in dict.fromkeys(name for name, label in words.classes if label):
         rows = [i for i, item in enumerate(items) if item.task == name]
         first = next(i for i, (n, _) in enumerate(words.classes) if n == name)
         t = task(name)
@@ -468,9 +479,9 @@ def train(args: argparse.Namespace) -> None:
         write_folder(work / "model")
     sets = [name for name, t in tasks().items() if t.data and name not in args.without]
     say("reading", ", ".join(sets))
-    items, counts = read_sets(args.data, sets)
+    items, counts = read_sets(args.data, sets, args.unnamed)
     say("images", {k: len(v) for k, v in items.items()}, "near duplicates dropped", counts["dropped_near_duplicates"])
-    classes = class_index(sets)
+    classes = class_index(sets, args.unnamed)
     words, draw = Words(work / "model", classes, rng), Sampler(items["train"], rng)
     model = _openclip.build_model(work / "model").to(args.device)
     with torch.no_grad():
@@ -562,7 +573,7 @@ def train(args: argparse.Namespace) -> None:
     save_file(weights, work / "model" / _openclip.WEIGHTS[0])
     about = {"steps": args.steps, "batch": args.batch, "seed": args.seed, "lr": args.lr, "counts": counts}
     about |= {"text_steps": args.text_steps, "init": str(args.init) if args.init else None}
-    about |= {"teacher": bool(args.teacher), "without": args.without}
+    about |= {"teacher": bool(args.teacher), "without": args.without, "unnamed": args.unnamed}
     (work / "model" / "training.json").write_text(json.dumps(about, indent=1))
     say("written", work / "model")
 
@@ -581,6 +592,7 @@ def main() -> None:
     parser.add_argument("--teacher-weight", type=float, default=1.0)
     parser.add_argument("--init", type=Path, default=None, help="a checkpoint whose image tower to go on from")
     parser.add_argument("--text-steps", type=int, default=500)
+    parser.add_argument("--unnamed", nargs="*", default=[], help="tasks whose images are seen but whose classes never named")
     parser.add_argument("--without", nargs="*", default=[], help="tasks to leave out")
     train(parser.parse_args())
 
