@@ -1,4 +1,4 @@
-"""The command line: python -m engine list | predict | evaluate | prompts | bench.
+"""The command line: python -m engine list | predict | tune | evaluate | prompts | reproduce | import | export | bench.
 
 --json prints one documented object (README, "What --json prints"). Exit codes: 0 all well; 1 some files failed, the
 rest is there; 2 wrong usage, or nothing could run (one sentence on stderr).
@@ -161,6 +161,16 @@ def _show(row: dict[str, Any]) -> None:
 # --- evaluate and prompts -------------------------------------------------------------------------------------------
 
 
+def _images_done(done: int, total: int) -> None:
+    print(f"\r  {done}/{total} images", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+
+def _epochs_done(epoch: int, epochs: int, loss: float) -> None:
+    bar = "#" * (30 * epoch // epochs)
+    end = "" if epoch < epochs else "\n"
+    print(f"\r  [{bar:30}] epoch {epoch}/{epochs}, loss {loss:.3f}", end=end, file=sys.stderr, flush=True)
+
+
 def _finite(number: float) -> float | None:
     """JSON has no NaN: an AUROC of one class alone is null."""
     return number if np.isfinite(number) else None
@@ -169,21 +179,20 @@ def _finite(number: float) -> float | None:
 def run_evaluate(args: argparse.Namespace) -> int:
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
     rows = []
-    known_features: dict[tuple[str, ...], np.ndarray] = {}  # images are encoded once, however many sets score them
+    known_features: dict[tuple[str, ...], np.ndarray] = {}  # images are encoded once, however many shared-image sets
     for name in args.prompts:
         prompts = engine.prompt_set(name, backbone)
         known = prompts.card["task"]["id"]
         task = engine.task(known) if known in engine.tasks() else None
         examples = engine.read_examples(args.data, task, args.split)
-
-        def progress(done: int, total: int) -> None:
-            print(f"\r  {done}/{total} images", end="" if done < total else "\n", file=sys.stderr)
-
         prompts.check(backbone)
         paths = tuple(e.path for e in examples)
-        if paths not in known_features:
-            known_features[paths] = engine.features_of(examples, backbone, progress)
-        found = engine.evaluate(examples, backbone, prompts, known_features[paths])
+        if prompts.is_shared_image:
+            if paths not in known_features:
+                known_features[paths] = engine.features_of(examples, backbone, _images_done)
+            found = engine.evaluate(examples, backbone, prompts, known_features[paths])
+        else:
+            found = engine.evaluate(examples, backbone, prompts, progress=_images_done)
         metrics = {
             k: {"value": _finite(i.value), "low": _finite(i.low), "high": _finite(i.high)} for k, i in found.metrics.items()
         }
@@ -206,20 +215,133 @@ def run_evaluate(args: argparse.Namespace) -> int:
         print(f"{row['prompt_set']}: {row['images']} images in {row['units']} groups, chance {row['chance']:.1%}")
         for metric, i in row["metrics"].items():
             shown = "not defined" if i["value"] is None else f"{i['value']:.3f}  (95 % {i['low']:.3f} to {i['high']:.3f})"
-            print(f"  {metric:18} {shown}")
+            print(f"  {metric:30} {shown}")
     return 0
 
 
 def run_prompts(args: argparse.Namespace) -> int:
-    """Makes the sets that need no images, for every task named (default: all), in the library."""
+    """Makes the sets that need no images and take a moment, for every task named (default: all), in the library."""
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
     for task in args.tasks or list(engine.tasks()):
-        for method in args.methods or [name for name, each in engine.METHODS.items() if not each.needs_images]:
-            made = engine.METHODS[method]
+        for method in args.methods or engine.instant():
+            made = engine.method(method, task)
             if made.needs_images:
                 raise engine.DataError(f"The method {method!r} needs labelled images.", "Use `tune`.")
-            prompts = made().learn(backbone, engine.task(task))
+            prompts = made.learn(backbone, engine.task(task))
             print(prompts.save(args.out / prompts.name))
+    return 0
+
+
+# --- tune, reproduce ------------------------------------------------------------------------------------------------
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """["tau=1.25", "template=a photo of a {}."] -> values read as JSON, else as text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise engine.DataError(f"The option {pair!r} is not understood.", "Write NAME=VALUE, as in tau=1.25.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def run_tune(args: argparse.Namespace) -> int:
+    options = _options(args.set) | ({"faithful": True} if args.faithful else {})
+    method = engine.method(args.method, args.task or "", "few-shot" if args.data else "words-alone", **options)
+    if method.needs_images and not args.data:
+        raise engine.DataError(f"The method {args.method!r} needs labelled images.", "Name them with --data.")
+    if not method.needs_images and not args.task:
+        raise engine.DataError(f"The method {args.method!r} learns from a task's descriptions.", "Name it with --task.")
+    task = engine.task(args.task) if args.task else None
+    examples = engine.read_examples(args.data, task) if args.data and method.needs_images else []
+    task = task or engine.task_of(examples)
+    backbone = engine.load_backbone(args.backbone, args.device, args.precision)
+    watch = engine.Watch(progress=_epochs_done, checkpoint=args.checkpoint)
+    views = engine.EXACT if args.views == "exact" else int(args.views)
+    prompts = engine.tune(method, backbone, task, examples, args.shots, args.seed, args.sampler, views, watch, _images_done)
+    folder = prompts.save(args.out / prompts.name)
+    if args.json:
+        about = {
+            "prompt_set": prompts.name,
+            "folder": str(folder),
+            "data": prompts.card["data"],
+            "method": prompts.card["method"],
+        }
+        print(json.dumps({"schema": 1, "notice": engine.NOTICE, "results": [about]}, indent=1))
+        return 0
+    print(f"{folder}: learned from {prompts.card['data']['images']} images; compare it with zero-shot before you use it:")
+    rest = f"--prompts {folder} {task.id}-zero-shot" if task.id in engine.tasks() else f"--prompts {folder}"
+    print(f"  python -m engine evaluate --data {args.data or 'FOLDER'} --split test --backbone {args.backbone} {rest}")
+    return 0
+
+
+def run_reproduce(args: argparse.Namespace) -> int:
+    asked = engine.Asked(
+        protocol=args.protocol,
+        data=args.data,
+        datasets=tuple(args.dataset),
+        methods=tuple(args.method),
+        shots=tuple(args.shots),
+        seeds=tuple(args.seeds),
+        out=args.out,
+        views=engine.EXACT if args.views == "exact" else int(args.views),
+        sampler=args.sampler or "",
+        faithful=args.faithful,
+        options=json.dumps(_options(args.set), sort_keys=True),
+        targets=tuple(args.targets),
+    )
+    backbone = engine.load_backbone(args.backbone, args.device, args.precision)
+    rows = engine.reproduce(asked, backbone, lambda line: print(line, file=sys.stderr, flush=True))
+    if args.json:
+        print(json.dumps({"schema": 1, "rows": rows, "summary": engine.summary(rows, args.out)}, indent=1))
+    else:
+        print(engine.markdown(rows, args.out, args.metric))
+    return 0
+
+
+# --- import and export ----------------------------------------------------------------------------------------------
+
+
+def run_import(args: argparse.Namespace) -> int:
+    if args.bank:
+        return _import_bank(args)
+    path = Path(args.file)
+    if path.suffix == ".safetensors" or path.is_dir():
+        prompts = engine.PromptSet.load(path)
+    else:
+        if not args.task:
+            raise engine.DataError("A checkpoint does not say which classes it is for.", "Name its task with --task.")
+        backbone = engine.load_backbone(args.backbone, args.device, args.precision)
+        prompts = engine.import_checkpoint(path, backbone, engine.task(args.task), args.method, args.template)
+    folder = args.out / prompts.name
+    if folder.exists() and not args.force:
+        raise engine.PromptSetError(f"There is a prompt set {prompts.name!r} already.", "Add --force to replace it.")
+    print(prompts.save(folder))
+    return 0
+
+
+def _import_bank(args: argparse.Namespace) -> int:
+    if not args.task:
+        raise engine.DataError("A description bank belongs to a task.", "Name it with --task.")
+    bank = engine.import_bank(args.file, engine.task(args.task))
+    target = args.out if args.out.suffix == ".json" else Path(f"{args.task}.json")
+    if target.exists() and not args.force:
+        raise engine.DataError(f"There is a file {str(target)!r} already.", "Add --force to replace it.")
+    target.write_text(json.dumps(bank, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{target}: set PROMPTSCOPE_DESCRIPTIONS to its folder to learn from it")
+    return 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    prompts = engine.PromptSet.load(args.prompts)
+    target = args.out or Path(f"{prompts.name}.safetensors")
+    if target.exists() and not args.force:
+        raise engine.PromptSetError(f"There is a file {str(target)!r} already.", "Add --force to replace it.")
+    print(prompts.export(target))
     return 0
 
 
@@ -262,6 +384,53 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--methods", nargs="+", default=None, help="default: all that need no images")
     p.add_argument("--out", type=Path, default=LIBRARY)
     machine(p)
+
+    p = verb("tune", run_tune, "Learn a prompt set from labelled images, or from words alone.")
+    p.add_argument("--data", default=None, help="class folders, a CSV, or the papers' split file")
+    p.add_argument("--method", required=True, help=", ".join(engine.METHODS))
+    p.add_argument("--task", default=None, help="a task's id (default: the labels of the data are the classes)")
+    p.add_argument("--shots", type=int, default=16, help="images a class (default: 16)")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--sampler", default="grouped", help="grouped (whole patients) or papers (their split files' draws)")
+    p.add_argument("--views", default="8", help="views of an image, or exact: a new crop every epoch (default: 8)")
+    p.add_argument("--faithful", action="store_true", help="as upstream's code does it, quirks included")
+    p.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options of the method")
+    p.add_argument("--checkpoint", type=Path, default=None, help="file from which a stopped training goes on")
+    p.add_argument("--out", type=Path, default=LIBRARY, help="folder of the set's folder (default: the library)")
+    machine(p)
+    p.add_argument("--json", action="store_true")
+
+    p = verb("reproduce", run_reproduce, "The papers' protocols: a results table, ours beside theirs.")
+    p.add_argument("--protocol", required=True, choices=engine.PROTOCOLS)
+    p.add_argument("--data", type=Path, required=True, help="the folder that holds a folder for each data set")
+    p.add_argument("--dataset", nargs="+", required=True, help="task ids, as in btmri")
+    p.add_argument("--method", nargs="+", default=list(engine.METHODS))
+    p.add_argument("--shots", nargs="+", type=int, default=[1, 2, 4, 8, 16])
+    p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    p.add_argument("--targets", nargs="*", default=[], help="data sets to test on (cross-dataset)")
+    p.add_argument("--views", default="exact", help="exact (a new crop every epoch, default) or a number of kept views")
+    p.add_argument("--sampler", default=None, choices=["papers", "grouped"])
+    p.add_argument("--faithful", action="store_true", help="as upstream's code does it, quirks included")
+    p.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options of the methods, over the papers'")
+    p.add_argument("--metric", default="accuracy", help="of the printed tables")
+    p.add_argument("--out", type=Path, default=Path("results.csv"), help="the table; a run that is in it is not run again")
+    machine(p)
+    p.add_argument("--json", action="store_true")
+
+    p = verb("import", run_import, "An exported prompt set, an upstream checkpoint, or a description bank.")
+    p.add_argument("file", metavar="FILE")
+    p.add_argument("--task", default=None, help="the classes of a checkpoint or bank")
+    p.add_argument("--method", default=None, help="of a checkpoint that may be of several")
+    p.add_argument("--template", default=None, help="of a checkpoint, as in 'a photo of a {}.'")
+    p.add_argument("--bank", action="store_true", help="FILE holds descriptions (prompt_templates.py or JSON)")
+    p.add_argument("--force", action="store_true", help="replace what is there")
+    p.add_argument("--out", type=Path, default=LIBRARY)
+    machine(p)
+
+    p = verb("export", run_export, "One file of a prompt set, to send; `import` takes it.")
+    p.add_argument("prompts", metavar="SET")
+    p.add_argument("--out", type=Path, default=None, metavar="FILE")
+    p.add_argument("--force", action="store_true", help="replace what is there")
 
     p = verb("bench", bench.run, "Performance ratios, measured in one run on this machine.")
     p.add_argument("--only", nargs="+", default=None, metavar="KEY", help=", ".join(bench.KEYS))

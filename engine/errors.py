@@ -5,7 +5,8 @@
     ├── BackboneError      a backbone that cannot be loaded or lacks a capability
     ├── PromptSetError     a prompt set that is damaged or does not fit
     ├── DataError          labelled data, tasks or description banks that do not hold together
-    └── ExplainError       a map that cannot be made
+    ├── ExplainError       a map that cannot be made
+    └── Stopped            a training that its user stopped
 
 Anything else that is raised is a bug and keeps its traceback.
 """
@@ -38,4 +39,8 @@ class DataError(EngineError):
 
 
 class ExplainError(EngineError):
+    pass
+
+
+class Stopped(EngineError):
     pass

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
-from engine.backbones.base import Backbone
+from engine.backbones.base import Backbone, PromptTunable
+from engine.context import Prompts
+from engine.errors import PromptSetError
+from engine.heads import ConditionalHead
 from engine.preprocess import prepare
 from engine.prompts import PromptSet
-from engine.types import Image, Input, Prediction
+from engine.types import Image, Input, Prediction, VisualPrompt
 
 
-def embed(inputs: list[Input], backbone: Backbone, visual_prompt: np.ndarray | None = None) -> np.ndarray:
+def embed(inputs: list[Input], backbone: Backbone, visual_prompt: VisualPrompt | None = None) -> np.ndarray:
     """(B, D) float32, unit length."""
     x = torch.from_numpy(np.stack([each.pixels for each in inputs]))
-    prompt = None if visual_prompt is None else torch.from_numpy(visual_prompt)
     with torch.no_grad():
-        return backbone.encode_images(x, prompt).cpu().numpy()
+        return backbone.encode_images(x, visual_prompt).cpu().numpy()
+
+
+def bound(prompts: PromptSet, backbone: Backbone) -> PromptSet:
+    """The set, ready to score with its backbone. Raises PromptSetError where that is another one.
+
+    A conditional head (CoCoOp) is given the text tower; every other head is ready as it is.
+    """
+    prompts.check(backbone)
+    head = prompts.head
+    if not isinstance(head, ConditionalHead):
+        return prompts
+    if not isinstance(backbone, PromptTunable):
+        raise PromptSetError(f"The prompt set {prompts.name!r} needs the text tower of its backbone.", "Load it whole.")
+    texts = Prompts(backbone, prompts.card["template"], prompts.labels, len(head.context))
+
+    def encode(contexts: np.ndarray) -> np.ndarray:
+        rows = []
+        with torch.no_grad():
+            for start in range(0, len(contexts), 32):
+                part = torch.from_numpy(contexts[start : start + 32].astype(np.float32)).to(backbone.device)
+                rows.append(texts.encode(part).cpu().numpy())
+        return np.concatenate(rows)
+
+    return replace(prompts, head=replace(head, encode=encode))
 
 
 def read_off(features: np.ndarray, backbone: Backbone, prompts: PromptSet) -> Prediction:
     """features (D,) of one image -> what a prompt set says of it."""
-    prompts.check(backbone)
+    prompts = bound(prompts, backbone)
     return Prediction(
         labels=prompts.labels,
         probabilities=prompts.probabilities(features[None])[0],

@@ -45,6 +45,47 @@ def _start(side: int, size: int) -> int:
     return round((side - size) / 2) if side >= size else -((size - side) // 2)
 
 
+def _normalised(channels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """(1 or 3, S, S) in about [0, 1] (bicubic overshoots) -> (3, S, S)."""
+    clipped = np.clip(np.broadcast_to(channels, (3, *channels.shape[1:])), 0.0, 1.0)
+    mean = np.asarray(preprocess.mean, dtype=np.float32)[:, None, None]
+    std = np.asarray(preprocess.std, dtype=np.float32)[:, None, None]
+    return (clipped - mean) / std
+
+
+def _channels(image: Image) -> list[np.ndarray]:
+    return [image.pixels] if image.pixels.ndim == 2 else [image.pixels[..., i] for i in range(3)]
+
+
+def random_views(image: Image, preprocess: Preprocess, count: int, seed: int) -> np.ndarray:
+    """(count, 3, S, S) float32: random resized crops as the papers train with (torchvision's RandomResizedCrop: 8 to 100 % of
+    the area, aspect 3/4 to 4/3, ten tries, then the largest central crop of an allowed aspect). No flip."""
+    rng, (rows, columns), size = np.random.default_rng(seed), image.shape, preprocess.size
+    made = []
+    for _ in range(count):
+        top, left, height, width = _random_box(rows, columns, rng)
+        crops = [channel[top : top + height, left : left + width] for channel in _channels(image)]
+        resized = np.stack([_resized(crop, size, size, preprocess.interpolation) for crop in crops])
+        made.append(_normalised(resized, preprocess))
+    return np.stack(made)
+
+
+def _random_box(rows: int, columns: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """top, left, height, width."""
+    low, high = 3 / 4, 4 / 3
+    for _ in range(10):
+        area, ratio = rng.uniform(0.08, 1.0) * rows * columns, np.exp(rng.uniform(np.log(low), np.log(high)))
+        width, height = round(float(np.sqrt(area * ratio))), round(float(np.sqrt(area / ratio)))
+        if 0 < width <= columns and 0 < height <= rows:
+            return int(rng.integers(0, rows - height + 1)), int(rng.integers(0, columns - width + 1)), height, width
+    height, width = rows, columns
+    if columns / rows < low:
+        height = max(1, round(columns / low))
+    elif columns / rows > high:
+        width = max(1, round(rows * high))
+    return (rows - height) // 2, (columns - width) // 2, height, width
+
+
 def prepare(image: Image, preprocess: Preprocess) -> Input:
     """The input (3, S, S) of a backbone and the box of the image that it shows."""
     size = preprocess.size
@@ -57,19 +98,14 @@ def prepare(image: Image, preprocess: Preprocess) -> Input:
         height, width = (max(1, round(side * size / max(rows, columns))) for side in (rows, columns))
     if height * width > LONGEST * size * size:
         raise ImageError(f"The image is {columns} x {rows} pixels: too long and thin for this model.", "Crop it first.")
-    grey = image.pixels.ndim == 2
-    channels = [image.pixels] if grey else [image.pixels[..., i] for i in range(3)]
-    resized = np.stack([_resized(c, height, width, preprocess.interpolation) for c in channels])
+    resized = np.stack([_resized(c, height, width, preprocess.interpolation) for c in _channels(image)])
     top, left = (_start(side, size) for side in (height, width))
     canvas = np.full((len(resized), size, size), preprocess.fill, dtype=np.float32)
     into = (slice(max(0, -top), max(0, -top) + min(size, height)), slice(max(0, -left), max(0, -left) + min(size, width)))
     outof = (slice(max(0, top), max(0, top) + min(size, height)), slice(max(0, left), max(0, left) + min(size, width)))
     canvas[:, into[0], into[1]] = resized[:, outof[0], outof[1]]
-    canvas = np.clip(np.broadcast_to(canvas, (3, size, size)), 0.0, 1.0)  # bicubic overshoots
-    mean = np.asarray(preprocess.mean, dtype=np.float32)[:, None, None]
-    std = np.asarray(preprocess.std, dtype=np.float32)[:, None, None]
     down, across = rows / height, columns / width  # image pixels per input pixel
-    return Input((canvas - mean) / std, Box(top * down, left * across, size * down, size * across))
+    return Input(_normalised(canvas, preprocess), Box(top * down, left * across, size * down, size * across))
 
 
 def _weights(cells: int, start: float, length: float, pixels: int) -> np.ndarray:

@@ -19,6 +19,7 @@ import safetensors.numpy
 from engine.errors import PromptSetError
 from engine.heads import HEADS, Head
 from engine.tasks import ASSETS
+from engine.types import VisualPrompt
 
 if TYPE_CHECKING:
     from engine.backbones.base import Backbone
@@ -32,13 +33,15 @@ INTENDED_USE = "Research and demonstration only; not a medical device, not for d
 class PromptSet:
     """Labels and a head over one exact backbone.
 
-    visual_prompt : float32 array for `encode_images`, or None: then this is a shared-image set
     card : everything that is written beside the numbers, as in card.json
+    visual_prompt : for `encode_images`, or None: then this is a shared-image set
+    learned : what the method learned, by name ("context" (n, W), ...), so that the set carries to other class names
     """
 
     head: Head
     card: dict[str, Any]
-    visual_prompt: np.ndarray | None = None
+    visual_prompt: VisualPrompt | None = None
+    learned: dict[str, np.ndarray] = field(default_factory=dict)
     labels: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,39 +115,54 @@ class PromptSet:
         """Writes prompts.safetensors and card.json; returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = self.head.tensors()
-        if self.visual_prompt is not None:
-            tensors["visual_prompt"] = self.visual_prompt.astype(np.float32)
-        metadata = {"format": "promptscope", "labels": json.dumps(self.labels)}
-        safetensors.numpy.save_file(
-            {k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "prompts.safetensors", metadata
-        )
+        (folder / "prompts.safetensors").write_bytes(self._packed({"labels": json.dumps(self.labels)}))
         text = json.dumps(self.card, indent=1, ensure_ascii=False, sort_keys=True)
         (folder / "card.json").write_text(text + "\n", encoding="utf-8")
         return folder
 
+    def export(self, path: str | Path) -> Path:
+        """One file to send: the tensors, with the card in their header. `load` reads it too."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self._packed({"labels": json.dumps(self.labels), "card": json.dumps(self.card, sort_keys=True)}))
+        return path
+
+    def _packed(self, metadata: dict[str, str]) -> bytes:
+        tensors = self.head.tensors() | {f"learned.{name}": value for name, value in self.learned.items()}
+        if self.visual_prompt is not None:
+            tensors["visual_prompt"] = self.visual_prompt.tokens
+            how = {"insert": self.visual_prompt.insert, "literal": self.visual_prompt.literal}
+            metadata = metadata | {"visual_prompt": json.dumps(how)}
+        made = {k: np.ascontiguousarray(v, dtype=np.float32) for k, v in tensors.items()}
+        return safetensors.numpy.save(made, {"format": "promptscope"} | metadata)
+
     @classmethod
     def load(cls, folder: str | Path) -> PromptSet:
-        """A saved set, or one of the library by its name. Raises PromptSetError for anything that is not whole."""
+        """A saved folder, an exported file, or a set of the library by its name. Raises PromptSetError for anything that
+        is not whole."""
         place = Path(folder)
-        if not place.is_dir() and (LIBRARY / place.name).is_dir() and place.name == str(folder):
+        if not place.exists() and (LIBRARY / place.name).is_dir() and place.name == str(folder):
             place = LIBRARY / place.name
-        if not place.is_dir():
+        if not place.exists():
             raise PromptSetError(f"There is no prompt set {str(folder)!r}.", "`python -m engine list` shows what is there.")
-        card = _read_card(place / "card.json")
-        tensors, labels = _read_tensors(place / "prompts.safetensors")
+        tensors, metadata = _read_tensors(place if place.is_file() else place / "prompts.safetensors", place.name)
+        card = _card_inside(metadata, place.name) if place.is_file() else _read_card(place / "card.json")
+        labels = json.loads(metadata["labels"])
         if labels != card["labels"]:
             raise PromptSetError(
                 f"The labels of the prompt set {place.name!r} are not those that it was saved with: "
                 f"{', '.join(card['labels'])} in card.json, {', '.join(labels)} in prompts.safetensors.",
                 "Restore the card.json that was saved with it.",
             )
-        visual_prompt = tensors.pop("visual_prompt", None)
+        visual_prompt = None
+        if "visual_prompt" in tensors:
+            visual_prompt = VisualPrompt(tensors.pop("visual_prompt"), **json.loads(metadata.get("visual_prompt", "{}")))
+        learned = {k.removeprefix("learned."): tensors.pop(k) for k in list(tensors) if k.startswith("learned.")}
         try:
             head = HEADS[card["head"]].from_tensors(tensors)
         except PromptSetError as error:
             raise PromptSetError(f"The prompt set {place.name!r} is damaged. {error.message}", "Import it again.") from error
-        return cls(head, card, visual_prompt)
+        return cls(head, card, visual_prompt, learned)
 
 
 def check_card(card: dict[str, Any]) -> None:
@@ -174,29 +192,42 @@ def check_card(card: dict[str, Any]) -> None:
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PromptSetError(f"The prompt set {path.parent.name!r} has no card.json.") from None
     except (OSError, ValueError) as error:
         raise PromptSetError(f"The card of the prompt set {path.parent.name!r} cannot be read: {error}.") from error
+    return _parsed(text, path.parent.name)
+
+
+def _card_inside(metadata: dict[str, str], name: str) -> dict[str, Any]:
+    if "card" not in metadata:
+        raise PromptSetError(f"The file {name!r} has no card in it.", "Make it with `python -m engine export`.")
+    return _parsed(metadata["card"], name)
+
+
+def _parsed(text: str, name: str) -> dict[str, Any]:
+    try:
+        card = json.loads(text)
+    except ValueError as error:
+        raise PromptSetError(f"The card of the prompt set {name!r} cannot be read: {error}.") from error
     if not isinstance(card, dict):
-        raise PromptSetError(f"The card of the prompt set {path.parent.name!r} is no JSON object.")
+        raise PromptSetError(f"The card of the prompt set {name!r} is no JSON object.")
     check_card(card)
     return card
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+def _read_tensors(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as stored:
             metadata = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-        return tensors, json.loads(metadata["labels"])
+            json.loads(metadata["labels"])
+            return {name: stored.get_tensor(name) for name in stored.keys()}, metadata  # noqa: SIM118 (no mapping)
     except FileNotFoundError:
-        raise PromptSetError(f"The prompt set {path.parent.name!r} has no prompts.safetensors.") from None
+        raise PromptSetError(f"The prompt set {name!r} has no prompts.safetensors.") from None
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise PromptSetError(
-            f"The tensors of the prompt set {path.parent.name!r} cannot be read ({type(error).__name__}).",
-            "Import it again.",
+            f"The tensors of the prompt set {name!r} cannot be read ({type(error).__name__}).", "Import it again."
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -99,12 +100,20 @@ def task(name: str) -> Task:
     return tasks()[name]
 
 
-@cache
 def descriptions(name: str) -> DescriptionBank:
-    """The written descriptions of a task's classes, in label order. Raises DataError."""
-    path = ASSETS / "descriptions" / f"{name}.json"
-    if not path.is_file():
-        raise DataError(f"There is no description bank for the task {name!r}.", f"Write one as {path.name}.")
+    """The written descriptions of a task's classes, in label order. Raises DataError.
+
+    A bank in the folder PROMPTSCOPE_DESCRIPTIONS (an imported one, say) comes before the one that is shipped.
+    """
+    folders = [Path(os.environ["PROMPTSCOPE_DESCRIPTIONS"])] if os.environ.get("PROMPTSCOPE_DESCRIPTIONS") else []
+    for folder in [*folders, ASSETS / "descriptions"]:
+        if (folder / f"{name}.json").is_file():
+            return _bank(folder / f"{name}.json", name)
+    raise DataError(f"There is no description bank for the task {name!r}.", f"Write one as {name}.json.")
+
+
+@cache
+def _bank(path: Path, name: str) -> DescriptionBank:
     raw = path.read_bytes()
     found = json.loads(raw)
     classes = {

@@ -130,3 +130,17 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class VisualPrompt:
+    """Tokens that stand at positions 1 to M of the image tower, put there again before each of its blocks.
+
+    tokens : (layers, M, width) float32; one layer stands for the same tokens at every block
+    insert : True puts them between the class token and the patches; False overwrites the first M patches
+    literal : compute them as tokens also where all are zero; else zeros are a closed form (one key and value a block)
+    """
+
+    tokens: np.ndarray
+    insert: bool = True
+    literal: bool = False

@@ -109,6 +109,14 @@ def write_dicom():
     return make_dicom
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory):
+    """No test reads or writes the user's feature store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROMPTSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder ../shared with real images. Skips, or fails where PROMPTSCOPE_REQUIRE_SHARED=1."""

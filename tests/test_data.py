@@ -8,14 +8,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import random
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import engine
-from engine.data import unit
+from engine.data import (
+    SAMPLERS,
+    base_and_novel,
+    check_examples,
+    grouped_few_shot,
+    hold_out,
+    of_classes,
+    papers_few_shot,
+    straddling,
+    unit,
+)
 from engine.errors import DataError
 from engine.tasks import ASSETS
 from engine.types import Example
@@ -132,6 +144,349 @@ def test_what_stays_on_one_side_of_a_split_is_the_group_then_the_patient_then_th
     assert unit(Example("f.png", "x", "p", "g")) == "g"
     assert unit(Example("f.png", "x", "p")) == "p"
     assert unit(Example("f.png", "x")) == "f.png"
+
+
+# --- the papers' split files ---------------------------------------------------------------------------------------------
+
+SPLIT = {
+    "train": [["healthy_knee/1.png", 0, "healthy knee"], ["severe_osteoarthritis/2.png", 4, "severe osteoarthritis"]],
+    "val": [["healthy_knee/3.png", 0, "healthy knee"]],
+    "test": [["severe_osteoarthritis/4.png", 4, "severe osteoarthritis"]],
+}
+
+
+def split_file(folder: Path, content: object = SPLIT, name: str = "split_KneeXray.json") -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_a_split_file_is_read_with_its_images_below_the_folder_of_its_name(tmp_path):
+    (tmp_path / "KneeXray").mkdir()
+    assert engine.read_examples(split_file(tmp_path)) == [
+        Example(str(tmp_path / "KneeXray/healthy_knee/1.png"), "healthy knee", split="train"),
+        Example(str(tmp_path / "KneeXray/severe_osteoarthritis/2.png"), "severe osteoarthritis", split="train"),
+        Example(str(tmp_path / "KneeXray/healthy_knee/3.png"), "healthy knee", split="val"),
+        Example(str(tmp_path / "KneeXray/severe_osteoarthritis/4.png"), "severe osteoarthritis", split="test"),
+    ]
+
+
+def test_a_split_files_images_are_beside_it_where_that_folder_is_absent(tmp_path):
+    found = engine.read_examples(split_file(tmp_path), KNEE, "val")
+    assert found == [Example(str(tmp_path / "healthy_knee/3.png"), "healthy knee", split="val")]
+
+
+def test_a_split_files_class_name_goes_through_the_task(tmp_path):
+    path = split_file(tmp_path, {"train": [["1.png", 0, "KL0"]], "val": [], "test": []})
+    assert [e.label for e in engine.read_examples(path, KNEE)] == ["healthy knee"]
+    path = split_file(tmp_path, {"train": [["1.png", 0, "glioma"]], "val": [], "test": []})
+    with pytest.raises(DataError, match="'glioma' is no class of the task 'kneexray'"):
+        engine.read_examples(path, KNEE)
+
+
+def test_a_folder_is_read_by_its_table_then_its_split_file_then_its_class_folders(tmp_path):
+    (tmp_path / "kl1").mkdir()
+    (tmp_path / "kl1" / "0.png").write_bytes(b"x")
+    assert [Path(e.path).name for e in engine.read_examples(tmp_path, KNEE)] == ["0.png"]
+    split_file(tmp_path)
+    assert [Path(e.path).name for e in engine.read_examples(tmp_path, KNEE, "train")] == ["1.png", "2.png"]
+    table(tmp_path, "path,label\n9.png,kl0\n", "split.csv")
+    assert [Path(e.path).name for e in engine.read_examples(tmp_path, KNEE)] == ["9.png"]
+
+
+def test_a_folder_with_several_split_files_is_refused(tmp_path):
+    split_file(tmp_path)
+    split_file(tmp_path, name="split_BUSI.json")
+    with pytest.raises(DataError, match=r"2 split files \(split_BUSI.json, split_KneeXray.json"):
+        engine.read_examples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[" * 100_000,
+        "[]",
+        {"train": [], "val": []},
+        {"train": {"a": 1}, "val": [], "test": []},
+        {"train": [["a.png", 0]], "val": [], "test": []},
+        {"train": ["abc"], "val": [], "test": []},
+        {"train": [["a.png", "0", "x"]], "val": [], "test": []},
+        {"train": [[1, 0, "x"]], "val": [], "test": []},
+        {"train": [["a.png", 0, None]], "val": [], "test": []},
+        {"train": [["a.png", 0, ["x"]]], "val": [], "test": []},
+        {"train": None, "val": [], "test": []},
+    ],
+    ids=lambda c: json.dumps(c)[:30],
+)
+def test_a_split_file_of_another_form_is_refused(tmp_path, content):
+    with pytest.raises(DataError, match=r"'split_KneeXray.json' is not of the form"):
+        engine.read_examples(split_file(tmp_path, content))
+
+
+def test_a_split_file_in_another_encoding_or_with_ambiguous_classes_is_refused(tmp_path):
+    path = split_file(tmp_path)
+    path.write_bytes(json.dumps(SPLIT).encode("utf-16"))
+    with pytest.raises(DataError, match="not of the form"):
+        engine.read_examples(path)
+    for rows in ([["a", 0, "x"], ["b", 0, "y"]], [["a", 0, "x"], ["b", 1, "x"]]):
+        with pytest.raises(DataError, match="one class two numbers, or one number two classes"):
+            engine.read_examples(split_file(tmp_path, {"train": rows, "val": [], "test": []}))
+
+
+# --- the sampler of the papers -------------------------------------------------------------------------------------------
+
+# methods/biomedcoop.md, 5.2: made by upstream's own loader. Seeds 1, 2, 3, each with 1 and 16 shots.
+DRAWS = [(1, 1), (1, 16), (2, 1), (2, 16), (3, 1), (3, 16)]
+VECTORS = {
+    "BTMRI": "37729da8f2f5f6ce cba38a4494db70b5 a1baeb36fca2fded 8d019a6964ed8b86 4eca16cd12692428 d72323ff526b2fa9",
+    "BUSI": "35d299399543394a ed22ba9c8c63442a 09a1c6050b45bf10 3d968bff5cc1ad5a befd12aaabead2d1 5ec2980c791a45ad",
+    "CHMNIST": "4c50178d9963b61c 08fc0aab7839552f e707bdf9b0060dfa 32e1ab591e71816e b108922871b5a453 df4f030f6fc48bbe",
+    "COVID_19": "dfc32f86a6377740 e05105662eb6b65f e09d2e8cfc14f5e5 8b242992d6fafdfa 4f450909e1a29398 53c6e77ea3f73082",
+    "CTKidney": "c0fa3a84a4159768 f76fed7017fe39f5 3da2b3f76ff010c8 ea769e95da06058a 568fc8c4334723a3 71d085efd40c427e",
+    "DermaMNIST": "b73e71a24ab04d9c b6fd74f5ce5e7507 10b68d47258c1cf3 5e4f9148315a26af e3893c29f9e53790 38835c1928742aeb",
+    "KneeXray": "f68db56f0a278339 2da9a5198bc808d3 2d8065a4e2e8c56a 4643f92c2885b215 790904623ca94e34 d6bb88d2a374a061",
+    "Kvasir": "1b4a01742bb9b162 89f86473a802bb9f 74bca2ac5122e93e 9b6cf9356aa3eae6 4d218439d567b7e0 44a32861aec274ec",
+    "LungColon": "262ae0a0432dacaf 0f1b81bbc255dff9 93b4c5fe863b41d0 bf0b08308b8acc27 949d5f4b78752b0f 5087428c215ba437",
+    "RETINA": "90a11d6f6431eda5 86a084f760223130 9c12da07ecd49174 9b8f181aed8c613a a048df03a268ca65 6bc43faed9b514fb",
+}
+CASES = [(name, *draw, want) for name, row in VECTORS.items() for draw, want in zip(DRAWS, row.split(), strict=True)]
+
+
+@cache
+def benchmark(folder: Path, name: str) -> list[Example]:
+    return engine.read_examples(folder / f"split_{name}.json")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "seed", "shots", "wanted"), CASES)
+def test_the_draws_of_the_papers_are_repeated(shared, name, seed, shots, wanted):
+    folder = shared / "splits"
+    train, validation = papers_few_shot(benchmark(folder, name), shots, seed)
+    paths = "\n".join(str(Path(e.path).relative_to(folder)) for e in train)
+    assert hashlib.sha256(paths.encode()).hexdigest()[:16] == wanted
+    assert {e.split for e in train} == {"train"} and {e.split for e in validation} == {"val"}
+    assert set(Counter(e.label for e in validation).values()) == {min(shots, 4)}
+
+
+@pytest.mark.shared
+def test_the_first_draw_of_btmri_is_readable(shared):
+    train, _ = papers_few_shot(benchmark(shared / "splits", "BTMRI"), 1, 1)
+    assert [Path(e.path).name for e in train] == ["image1229.jpg", "image852.jpg", "image975.jpg", "image1108.jpg"]
+    assert [e.label for e in train] == ["glioma tumor", "meningioma tumor", "normal brain", "pituitary tumor"]
+
+
+@pytest.mark.shared
+def test_the_tasks_of_the_benchmark_have_the_label_order_of_the_split_files(shared):
+    """Base and novel classes follow from this order."""
+    compared = 0
+    for task in engine.tasks().values():
+        path = shared / "splits" / f"split_{task.benchmark}.json"
+        if path.is_file():
+            rows = {tuple(row[1:]) for split in json.loads(path.read_text()).values() for row in split}
+            assert tuple(name for _, name in sorted(rows)) == task.names
+            compared += 1
+    assert compared >= 5
+
+
+def some(label: str, count: int, split: str = "", patient: str = "") -> list[Example]:
+    return [Example(f"{label}/{split}{i}.png", label, patient.format(i=i), split=split) for i in range(count)]
+
+
+def test_a_class_with_few_images_gives_all_in_order_and_the_generator_is_the_papers():
+    rows = some("b", 3, "train") + some("a", 9, "train") + some("a", 9, "val") + some("b", 9, "val")
+    train, validation = papers_few_shot(rows, 5, 7)
+    random.seed(7)  # as upstream
+    a, b = random.sample(some("a", 9, "train"), 5), some("b", 3, "train")
+    assert train == b + a
+    assert validation == random.sample(some("a", 9, "val"), 4) + random.sample(some("b", 9, "val"), 4)
+
+
+def test_the_sampler_of_the_papers_needs_splits():
+    with pytest.raises(DataError, match=r"'papers' needs splits.*'grouped'"):
+        papers_few_shot(some("a", 3) + some("b", 3), 1, 1)
+
+
+# --- the sampler that keeps units whole -----------------------------------------------------------------------------------
+
+
+def test_units_are_never_on_both_sides_and_each_gives_one_image_first():
+    rows = some("a", 30, patient="p{i}") + some("b", 30, patient="q{i}")
+    rows += [Example(f"{e.path}.again", e.label, e.patient) for e in rows]
+    for seed in range(20):
+        train, validation = grouped_few_shot(rows, 16, seed)
+        assert Counter(e.label for e in train) == {"a": 16, "b": 16}
+        assert Counter(e.label for e in validation) == {"a": 4, "b": 4}
+        assert len({unit(e) for e in train}) == 32 and straddling(train, validation) == []
+
+
+def test_further_images_come_from_the_same_units_and_validation_is_what_is_left():
+    rows = [Example(f"{label}{p}{i}.png", label, f"{label}{p}") for label in "ab" for p in range(3) for i in range(4)]
+    train, validation = grouped_few_shot(rows, 7, 0)
+    assert sorted(Counter(e.patient for e in train).values()) == [2, 2, 2, 2, 3, 3]  # 7 images of 3 patients a class
+    assert len(set(train)) == 14 and validation == []
+    train, validation = grouped_few_shot(rows, 2, 0)
+    assert Counter(e.label for e in validation) == {"a": 2, "b": 2} and straddling(train, validation) == []
+
+
+def test_a_patient_of_two_classes_stays_on_one_side():
+    rows = [Example(f"{p}{side}.png", "ab"[(p + side) % 2], f"p{p}") for p in range(12) for side in range(2)]
+    for seed in range(20):
+        train, validation = grouped_few_shot(rows, 4, seed)
+        assert len(train) == 8 and straddling(train, validation) == []
+
+
+def test_with_splits_train_and_validation_keep_to_theirs():
+    rows = [e for split in ("train", "val", "test") for label in "ab" for e in some(label, 9, split)]
+    train, validation = grouped_few_shot(rows, 5, 1)
+    assert len(train) == 10 and {e.split for e in train} == {"train"}
+    assert len(validation) == 8 and {e.split for e in validation} == {"val"}
+    train, validation = grouped_few_shot([e for e in rows if e.split != "val"], 5, 1)  # without val: what train left over
+    assert len(validation) == 8 and {e.split for e in validation} == {"train"} and straddling(train, validation) == []
+
+
+def test_a_unit_of_val_that_train_drew_is_left_out():
+    train = [Example(f"{label}.png", label, label, split="train") for label in "ab"]
+    val = [
+        Example(f"{label}{i}.png", label, label if i == 0 else f"{label}{i}", split="val") for label in "ab" for i in (0, 1)
+    ]
+    assert {e.path for e in grouped_few_shot(train + val, 4, 0)[1]} == {"a1.png", "b1.png"}
+
+
+def test_a_draw_depends_on_the_seed_and_not_on_the_order_of_the_list():
+    rows = some("a", 40, patient="p{i}") + some("b", 40, patient="q{i}")
+    mixed = random.Random(0).sample(rows, len(rows))
+    assert grouped_few_shot(rows, 8, 3) == grouped_few_shot(mixed, 8, 3) != grouped_few_shot(rows, 8, 4)
+    assert hold_out(rows, 0.3, 3) == hold_out(mixed, 0.3, 3) != hold_out(rows, 0.3, 4)
+
+
+TWICE = [Example("x/scan7.png", "a"), Example("x/scan7.png", "b"), Example("2.png", "a")]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=list(SAMPLERS))
+@pytest.mark.parametrize(
+    ("rows", "shots", "words"),
+    [
+        (some("a", 3, "train") + some("b", 3, "train"), 0, "0 images a class cannot be drawn"),
+        (some("a", 3, "train") + some("b", 3, "train"), -1, "-1 images a class"),
+        ([], 1, "no labelled images"),
+        (some("a", 3, "train"), 1, "All 3 images are of one class, 'a'"),
+        (some("", 3, "train"), 1, "3 of 3 images have no label"),
+        (TWICE, 1, r"The file 'scan7.png' has two labels, 'a' and 'b'"),
+        (some("a", 3, "train") + some("b", 3, "test"), 1, "No image of the class 'b' is in the split 'train'"),
+    ],
+)
+def test_a_sampler_refuses_what_it_cannot_draw_from(sampler, rows, shots, words):
+    with pytest.raises(DataError, match=words):
+        sampler(rows, shots, 1)
+
+
+@pytest.mark.shared
+def test_grouped_draws_of_the_real_tables_hold_together(shared):
+    for data in ("DERM7", "CTKIDNEY", "OCT_MINI"):
+        rows = engine.read_examples(shared / "data" / "sets" / data)
+        check_examples(rows)
+        train, validation = grouped_few_shot(rows, 16, 1)
+        assert max(Counter(e.label for e in train).values()) <= 16 and straddling(train, validation) == []
+
+
+# --- held out, and what holds together -----------------------------------------------------------------------------------
+
+
+def test_holding_out_keeps_units_whole_and_the_classes_shares():
+    rows = [Example(f"a{p}-{i}.png", "a", f"p{p}") for p in range(50) for i in range(1 + p % 3)]
+    rows += [Example(f"b{p}-{i}.png", "b", f"p{p}") for p in range(40, 60) for i in range(2)]  # ten patients have both
+    for seed in range(10):
+        train, test = hold_out(rows, 0.3, seed)
+        assert straddling(train, test) == [] and len(train) + len(test) == len(rows)
+        assert {e.split for e in train} == {"train"} and {e.split for e in test} == {"test"}
+        for label in "ab":
+            share = sum(e.label == label for e in test) / sum(e.label == label for e in rows)
+            assert share == pytest.approx(0.3, abs=0.06)  # a unit is up to 5 of 139 images, in both classes
+
+
+@pytest.mark.parametrize(("sizes", "held"), [([1, 1], 1), ([1, 1, 1], 1), ([9, 1], 1), ([100, 100], 100), ([5], 0)])
+def test_a_class_of_few_units_keeps_one_in_train_and_gives_one_where_it_can(sizes, held):
+    rows = [Example(f"a{u}-{i}.png", "a", f"p{u}") for u, size in enumerate(sizes) for i in range(size)] + some("b", 10)
+    train, test = hold_out(rows)
+    assert [e.label for e in test].count("a") == held and {e.label for e in train} == {"a", "b"}
+    train, test = hold_out(rows, share=0.01)
+    assert [e.label for e in test].count("a") == (min(sizes) if len(sizes) > 1 else 0)
+
+
+def test_holding_out_refuses_odd_shares_and_splits():
+    rows = some("a", 4) + some("b", 4)
+    for share in (0.0, 1.0, -0.5, float("nan")):
+        with pytest.raises(DataError, match="A share of"):
+            hold_out(rows, share)
+    with pytest.raises(DataError, match="already have splits"):
+        hold_out(some("a", 4, "train") + some("b", 4, "test"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "There are no labelled images"),
+        (some("a", 1), "There is only one image"),
+        (some("a", 5), "All 5 images are of one class, 'a'"),
+        (some("a", 5) + some("", 2), "2 of 7 images have no label"),
+        (TWICE, "'scan7.png' has two labels"),
+        (
+            [Example(f"{s}{i}.png", "ab"[i], f"Doe{i}", split=s) for s in ("train", "test") for i in (0, 1)],
+            "^2 of the patients",
+        ),
+        (
+            [Example(f"{s}{i}.png", "ab"[i], "Doe", f"g{i}{s}", s) for s in ("train", "val") for i in (0, 1)],
+            "^1 of the patients",
+        ),
+        ([Example(f"{i}.png", "ab"[i], group=f"{s}{i}", split=s) for s in ("train", "test") for i in (0, 1)], "^2 of the"),
+    ],
+)
+def test_data_that_do_not_hold_together_are_refused_before_training(rows, words):
+    with pytest.raises(DataError, match=words) as caught:
+        check_examples(rows)
+    assert "Doe" not in str(caught.value)
+    assert caught.value.message.count(". ") == 0
+
+
+def test_sound_data_pass_with_and_without_splits():
+    check_examples(some("a", 2) + some("b", 2))
+    check_examples([*some("a", 2, "train"), *some("b", 2, "train"), *some("a", 2, "test"), *some("b", 1)])
+
+
+def test_a_straddling_patient_is_counted_once():
+    left = [Example("1.png", "a", "p1", "g1"), Example("2.png", "a", "p2"), Example("3.png", "a")]
+    right = [
+        Example("4.png", "a", "p1", "g1"),
+        Example("5.png", "b", "p2"),
+        Example("3.png", "a"),
+        Example("6.png", "b", "p6"),
+    ]
+    assert straddling(left, right) == ["3.png", "g1", "p2"]
+    assert straddling(left, right[3:]) == []
+
+
+# --- base to novel --------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_half_of_the_classes_rounded_up_is_base():
+    assert base_and_novel("abcde") == (("a", "b", "c"), ("d", "e"))
+    assert base_and_novel(KNEE.names)[1] == ("moderate osteoarthritis", "severe osteoarthritis")
+    with pytest.raises(DataError, match="1 class cannot be divided"):
+        base_and_novel(["a"])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "base", "novel"),
+    [("DermaMNIST", 412, 1593), ("KneeXray", 1382, 274), ("LungColon", 4500, 3000), ("RETINA", 633, 635)],
+)
+def test_base_and_novel_test_images_are_as_many_as_the_papers(shared, name, base, novel):
+    """methods/biomedcoop.md, 5.3."""
+    rows = json.loads((shared / "splits" / f"split_{name}.json").read_text())["test"]
+    names = [label for _, label in sorted({(number, label) for _, number, label in rows})]
+    test = [e for e in benchmark(shared / "splits", name) if e.split == "test"]
+    assert tuple(len(of_classes(test, part)) for part in base_and_novel(names)) == (base, novel)
 
 
 # --- tasks -------------------------------------------------------------------------------------------------------------

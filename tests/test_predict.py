@@ -42,11 +42,11 @@ def test_ranked_is_most_probable_first_and_keeps_label_order_in_ties():
 def test_eight_shared_image_sets_score_one_image_from_one_forward(capsys, monkeypatch):
     """Also through the command line, counted at the image tower."""
     from engine.__main__ import main
-    from engine.backbones._openclip import TimmBertCLIP
+    from engine.backbones._openclip import OpenClipViT
 
     calls = []
-    forward = TimmBertCLIP.encode_images
-    monkeypatch.setattr(TimmBertCLIP, "encode_images", lambda self, x, p=None: calls.append(1) or forward(self, x, p))
+    forward = OpenClipViT.encode_images
+    monkeypatch.setattr(OpenClipViT, "encode_images", lambda self, x, p=None: calls.append(1) or forward(self, x, p))
     names = list(engine.tasks())[:8]
     assert main(["predict", str(engine.samples()[0].path), "--prompts", *names, "--explain", "none", "--json"]) == 0
     assert len(calls) == 1 and capsys.readouterr().out.count('"status": "ok"') == 8

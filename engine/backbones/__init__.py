@@ -1,4 +1,5 @@
-"""Backbones by name. A name is an entry of BACKBONES or `local-dir:<folder>` (open_clip's local-dir layout)."""
+"""Backbones by name. A name is an entry of BACKBONES, `local-dir:FOLDER` (open_clip's local-dir layout), or open_clip's
+own: `open_clip:MODEL/TAG` or `open_clip:hf-hub:OWNER/NAME`."""
 
 from __future__ import annotations
 
@@ -8,13 +9,18 @@ from engine.backbones.base import Backbone
 from engine.errors import BackboneError
 from engine.registry import Registry
 
-# Each module has load(device, dtype) -> Backbone and present() -> Path | None (its files on this machine).
+# Each has load(device, dtype) -> Backbone and present() -> Path | None (its files on this machine).
 BACKBONES = Registry(
     "backbone",
     BackboneError,
     {
         "scope-mini": "engine.backbones.scope_mini",
-        "biomedclip": "engine.backbones.biomedclip",
+        "biomedclip": "engine.backbones.biomedclip:MODEL",
+        "clip-vit-b16": "engine.backbones.clip_vit:B16",
+        "clip-vit-b32": "engine.backbones.clip_vit:B32",
+        "pubmedclip": "engine.backbones.pubmedclip",
+        "pmc-clip": "engine.backbones.pmc_clip",
+        "pmc-clip-l14": "engine.backbones.pmc_clip_l14:MODEL",
     },
 )
 
@@ -25,8 +31,12 @@ def load_backbone(name: str, device: str = "cpu", dtype: str = "float32") -> Bac
     Both are taken as asked: nothing falls back silently. Raises BackboneError.
     """
     if name.startswith("local-dir:"):
-        from engine.backbones._openclip import TimmBertCLIP
+        from engine.backbones import _openclip
 
         folder = Path(name.removeprefix("local-dir:"))
-        return TimmBertCLIP(name, folder, f"local folder {folder}", device, dtype)
+        return _openclip.load(name, f"local folder {folder}", _openclip.local_dir(folder), device, dtype)
+    if name.startswith("open_clip:"):
+        from engine.backbones import _hub
+
+        return _hub.load_open_clip(name.removeprefix("open_clip:"), device, dtype)
     return BACKBONES[name].load(device, dtype)

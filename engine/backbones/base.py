@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from engine.preprocess import Preprocess
+from engine.types import VisualPrompt
 
 
 @runtime_checkable
@@ -37,7 +38,7 @@ class Backbone(Protocol):
         and the preprocessing's JSON."""
         ...
 
-    def encode_images(self, x: Tensor, visual_prompt: Tensor | None = None) -> Tensor:
+    def encode_images(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> Tensor:
         """x (B, 3, S, S) float, normalised by `preprocess` -> (B, D) float32, unit length."""
         ...
 
@@ -59,11 +60,12 @@ class Embedded:
 class PromptTunable(Backbone, Protocol):
     """Law: encode_embedded(embed_tokens(tokenize(texts))) equals encode_texts(texts), exactly.
 
-    context_length : the longest L the tower takes; token_width : W
+    context_length : the longest L the tower takes; token_width : W; text_layers : its blocks
     """
 
     context_length: int
     token_width: int
+    text_layers: int
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """(N, L) int64, L trimmed to the longest text. Raises BackboneError where one exceeds context_length."""
@@ -73,9 +75,13 @@ class PromptTunable(Backbone, Protocol):
         """Word embeddings only; positions and token types are added inside the tower."""
         ...
 
-    def encode_embedded(self, text: Embedded, dropout: bool = False) -> Tensor:
-        """(N, D) float32, unit length, differentiable in text.vectors. `dropout` turns the tower's own dropout on
-        for this call (upstream's BiomedCoOp trains so, methods' `faithful=True`)."""
+    def encode_embedded(self, text: Embedded, dropout: bool = False, deep: Tensor | None = None) -> Tensor:
+        """(N, D) float32, unit length, differentiable in text.vectors and deep. `dropout` turns the tower's own dropout
+        on for this call (upstream's BiomedCoOp trains so, methods' `faithful=True`).
+
+        deep : (K, N or 1, n, W), K below text_layers: before block k = 1..K the rows 1 to n (after the first token) are
+        replaced by deep[k - 1]; block 0 sees text.vectors as they are (deep text prompts, arXiv:2210.03117)
+        """
         ...
 
 
@@ -90,9 +96,15 @@ class PatchLevel(Backbone, Protocol):
 
 @runtime_checkable
 class VisualPrompted(Backbone, Protocol):
-    """Takes a visual prompt (layers, tokens, width) in `encode_images`; others refuse one with BackboneError."""
+    """Takes a visual prompt in `encode_images`; others refuse one with BackboneError.
 
-    visual_prompt_shape: tuple[int, int]  # (layers, width)
+    visual_prompt_width : the width of one token; a convolutional tower has 1, and its "tokens" are its channels 1 to M,
+    set to the value after the stem and after each stage
+    inserts_visual_prompts : False where it can only overwrite
+    """
+
+    visual_prompt_width: int
+    inserts_visual_prompts: bool
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.backbones._openclip import TimmBertCLIP
+from engine.backbones._openclip import OpenCLIP, local_dir
+from engine.backbones._openclip import load as load_files
 from engine.tasks import ASSETS
 
 FOLDER = ASSETS / "backbones" / "scope-mini"
 
 
-def load(device: str, dtype: str) -> TimmBertCLIP:
-    return TimmBertCLIP("scope-mini", FOLDER, "in this repository (assets/backbones/scope-mini)", device, dtype)
+def load(device: str, dtype: str) -> OpenCLIP:
+    return load_files("scope-mini", "in this repository (assets/backbones/scope-mini)", local_dir(FOLDER), device, dtype)
 
 
 def present() -> Path | None:

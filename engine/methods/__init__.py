@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
 from engine.backbones.base import Backbone
 from engine.errors import DataError
 from engine.prompts import PromptSet
 from engine.registry import Registry
-from engine.tasks import tasks
+from engine.tasks import ASSETS, Task, tasks
 
 METHODS = Registry(
     "method",
@@ -14,21 +19,70 @@ METHODS = Registry(
     {
         "zero-shot": "engine.methods.zero_shot:ZeroShot",
         "description-ensemble": "engine.methods.description_ensemble:DescriptionEnsemble",
+        "coop": "engine.methods.coop:CoOp",
+        "cocoop": "engine.methods.cocoop:CoCoOp",
+        "kgcoop": "engine.methods.kgcoop:KgCoOp",
+        "prograd": "engine.methods.prograd:ProGrad",
+        "biomedcoop": "engine.methods.biomedcoop:BiomedCoOp",
+        "biomed-dpt": "engine.methods.biomed_dpt:BiomedDPT",
+        "medpromptclip": "engine.methods.medpromptclip:MedPromptCLIP",
+        "medpromptclip-few-shot": "engine.methods.medpromptclip:MedPromptCLIPFewShot",
+        "clip-adapter": "engine.methods.clip_adapter:CLIPAdapter",
+        "tip-adapter": "engine.methods.tip_adapter:TipAdapter",
+        "tip-adapter-f": "engine.methods.tip_adapter:TipAdapterF",
+        "linear-probe": "engine.methods.linear_probe:LinearProbe",
+        "lp++": "engine.methods.lp_plus_plus:LPPlusPlus",
     },
 )
 
 
+def instant() -> list[str]:
+    """Methods that learn from words alone, in a moment: their sets need not be stored."""
+    return [name for name, method in METHODS.items() if not method.needs_images and not method.is_trained]
+
+
 def from_words(name: str, backbone: Backbone) -> PromptSet | None:
-    """The set of "<task>-<method>", or of a task's id alone (its description ensemble), made on the spot for any
-    backbone; None where the name is neither."""
+    """The set of "<task>-<method>" for an instant method, or of a task's id alone (its description ensemble), made on the
+    spot for any backbone; None where the name is neither."""
     for each in tasks().values():
-        for method in METHODS.values():
-            short = each.id if method.name == "description-ensemble" else None
-            if not method.needs_images and name in (f"{each.id}-{method.name}", short):
-                return method().learn(backbone, each)
+        for method in instant():
+            short = each.id if method == "description-ensemble" else None
+            if name in (f"{each.id}-{method}", short):
+                return METHODS[method]().learn(backbone, each)
     return None
 
 
 def prompt_set(name: str, backbone: Backbone) -> PromptSet:
     """A prompt set by name or folder, or one `from_words`. Raises PromptSetError."""
     return from_words(name, backbone) or PromptSet.load(name)
+
+
+def carried(prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
+    """What a set learned, for the labels of another task (novel classes). Raises DataError where the method cannot."""
+    prompts.check(backbone)
+    about = prompts.card["method"]
+    kind = METHODS[about["name"]]
+    known = {field.name for field in fields(kind.Config)}
+    return kind(kind.Config(**{k: v for k, v in about["options"].items() if k in known})).carry(prompts, backbone, task)
+
+
+@cache
+def papers() -> dict[str, Any]:
+    """assets/papers.json: the options that the papers' code gives each data set, and the numbers they published."""
+    return json.loads((ASSETS / "papers.json").read_text(encoding="utf-8"))
+
+
+def method(name: str, data_set: str = "", protocol: str = "few-shot", **options: Any) -> Any:
+    """A method with the paper's options for a data set (a task's id, or the paper's own name) and protocol.
+
+    options : set by hand, over the paper's. Raises DataError for an option that the method does not have.
+    """
+    kind = METHODS[name]
+    table = papers()["options"].get(name, {}).get(protocol, {})
+    known = {field.name: field.default for field in fields(kind.Config)}
+    for option, value in options.items():
+        if option not in known:
+            raise DataError(f"The method {name!r} has no option {option!r}.", f"It has: {', '.join(known)}.")
+        if not isinstance(value, (int, float) if isinstance(known[option], float) else type(known[option])):
+            raise DataError(f"The option {option!r} of {name!r} cannot be {value!r}.", f"An example is {known[option]!r}.")
+    return kind(kind.Config(**(table.get("*", {}) | table.get(data_set, {}) | options)))

@@ -16,11 +16,13 @@ from engine.backbones.base import Backbone
 from engine.methods.base import LabelledFeatures, linear_prompt_set
 from engine.prompts import PromptSet
 from engine.tasks import Task, descriptions
+from engine.training import Watch
 
 
 class DescriptionEnsemble:
     name = "description-ensemble"
     needs_images = False
+    is_trained = False
 
     @dataclass(frozen=True)
     class Config:
@@ -31,7 +33,14 @@ class DescriptionEnsemble:
     def __init__(self, config: Config = Config()):
         self.config = config
 
-    def learn(self, backbone: Backbone, task: Task, data: LabelledFeatures | None = None) -> PromptSet:
+    def learn(
+        self,
+        backbone: Backbone,
+        task: Task,
+        data: LabelledFeatures | None = None,
+        seed: int = 1,
+        watch: Watch | None = None,
+    ) -> PromptSet:
         bank = descriptions(task.id)
         means = []
         for name in task.names:
@@ -39,3 +48,6 @@ class DescriptionEnsemble:
             means.append(backbone.encode_texts(list(sentences)).mean(dim=0))  # unit rows -> (D,)
         embeddings = F.normalize(torch.stack(means), dim=-1)
         return linear_prompt_set(self, backbone, task, embeddings, descriptions={"bank": bank.task, "sha256": bank.sha256})
+
+    def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
+        return self.learn(backbone, task)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.backbones.base import Backbone
+from engine.context import sentences
 from engine.errors import DataError
 from engine.methods.base import LabelledFeatures, linear_prompt_set
 from engine.prompts import PromptSet
 from engine.tasks import Task
+from engine.training import Watch
 
 
 class ZeroShot:
     name = "zero-shot"
     needs_images = False
+    is_trained = False
 
     @dataclass(frozen=True)
     class Config:
@@ -28,7 +31,17 @@ class ZeroShot:
     def __init__(self, config: Config = Config()):
         self.config = config
 
-    def learn(self, backbone: Backbone, task: Task, data: LabelledFeatures | None = None) -> PromptSet:
+    def learn(
+        self,
+        backbone: Backbone,
+        task: Task,
+        data: LabelledFeatures | None = None,
+        seed: int = 1,
+        watch: Watch | None = None,
+    ) -> PromptSet:
         template = self.config.template or task.template
-        embeddings = backbone.encode_texts([template.replace("{}", name) for name in task.names])  # (C, D)
+        embeddings = backbone.encode_texts(sentences(template, task.names))  # (C, D)
         return linear_prompt_set(self, backbone, task, embeddings, template=template)
+
+    def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
+        return self.learn(backbone, task)

@@ -1,0 +1,293 @@
+"""One training loop for every method that learns by gradient.
+
+Runs of one method (seeds, shots, hyper-parameters) are stacked: each has its own parameters, data, order and learning
+rate, and one forward pass serves them all. The loop draws batches, sets the learning rate, saves after each epoch, and
+reports; it knows no method. It never asks the device for a number inside an epoch.
+
+Schedule: upstream's, in closed form (Dassl's cosine after one constant warm-up epoch, stepped once an epoch).
+Left out: CUDA graphs and torch.compile (LOG.md), several devices.
+
+Legend: R runs, A active runs, B batch, N items of a run, V views of an item, D joint embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from engine.errors import DataError, Stopped
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method is optimised.
+
+    optimiser : "sgd" (momentum, no Nesterov) or "adamw"; betas, eps : AdamW's
+    warmup_epochs : at the constant warmup_lr, counted within `epochs`; then a cosine that `rate` gives
+    per_step : the schedule takes steps for epochs (what upstream's CLIP-Adapter does by mistake)
+    """
+
+    epochs: int
+    batch: int
+    lr: float
+    optimiser: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    warmup_epochs: int = 1
+    warmup_lr: float = 1e-5
+    per_step: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1 or not self.lr > 0:
+            raise DataError(
+                f"{self.epochs} epochs of batches of {self.batch} at the learning rate {self.lr} cannot be trained.",
+                "Each must be above 0.",
+            )
+
+
+def rate(recipe: Recipe, epoch: int) -> float:
+    """The learning rate of an epoch, from 0: warmup_lr, then lr / 2 * (1 + cos(pi * (epoch - warmup) / epochs))."""
+    if epoch < recipe.warmup_epochs:
+        return recipe.warmup_lr
+    return recipe.lr / 2 * (1 + math.cos(math.pi * (epoch - recipe.warmup_epochs) / recipe.epochs))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the stacked runs. views (V, N, D) float32: the items as they may be drawn; targets (N,) int64.
+
+    With V = recipe.epochs each epoch has its own views (upstream's protocol, every crop rendered beforehand); with fewer,
+    each item's view is drawn anew each time.
+    """
+
+    views: Tensor
+    targets: Tensor
+    recipe: Recipe
+    seed: int
+
+    @property
+    def batch(self) -> int:
+        return min(self.recipe.batch, len(self.targets))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self.targets) // self.recipe.batch)  # the last incomplete batch is dropped, as upstream does
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.epochs * self.steps_per_epoch
+
+    def order(self) -> tuple[Tensor, Tensor]:
+        """(steps, B) items and (steps, B) views, from the seed alone."""
+        generator = torch.Generator().manual_seed(self.seed)
+        used = self.steps_per_epoch * self.batch
+        items, views = [], []
+        for epoch in range(self.recipe.epochs):
+            drawn = torch.randperm(len(self.targets), generator=generator)[:used]
+            which = torch.randint(len(self.views), (used,), generator=generator)
+            items.append(drawn.view(-1, self.batch))
+            views.append(
+                (torch.full((used,), epoch) if len(self.views) == self.recipe.epochs else which).view(-1, self.batch)
+            )
+        return torch.cat(items), torch.cat(views)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of the active runs. runs : their indices; v (A, B, D), y (A, B); w (A, B) sums to 1 in a row, 0 where a run's
+    batch is shorter than the longest."""
+
+    runs: list[int]
+    v: Tensor
+    y: Tensor
+    w: Tensor
+
+
+class Learner(Protocol):
+    """R runs of one method side by side. parameters : by name, for each run."""
+
+    parameters: list[dict[str, Tensor]]
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss terms of this step, each (A,), weights included: their sum is the loss."""
+        ...
+
+    def backward(self, terms: dict[str, Tensor], batch: Batch) -> None:
+        """Leaves each active run's gradient in its parameters."""
+        ...
+
+
+@dataclass
+class Watch:
+    """How to look at a training, and how to stop it.
+
+    progress(epoch, epochs, loss) is called after an epoch, at most five times a second; `stop` is asked as often.
+    checkpoint : a file that is written after each epoch, and from which the same training goes on; removed at the end
+    """
+
+    progress: Callable[[int, int, float], None] | None = None
+    stop: Callable[[], bool] | None = None
+    checkpoint: Path | None = None
+
+
+@dataclass
+class History:
+    """terms : by name, one list for each run with the mean of each epoch."""
+
+    terms: dict[str, list[list[float]]] = field(default_factory=dict)
+
+
+def train(learner: Learner, runs: list[Run], watch: Watch | None = None, steps: int | None = None) -> History:
+    """Trains the learner's parameters in place; `steps` ends it early (parity tests, bench).
+
+    Raises Stopped where the watch asks for it, DataError where the loss is no longer a number.
+    """
+    watch = watch or Watch()
+    device = next(iter(learner.parameters[0].values())).device
+    places = [(items.to(device), views.to(device)) for items, views in (run.order() for run in runs)]
+    data = [(run.views.to(device), run.targets.to(device)) for run in runs]
+    longest = max(runs, key=lambda run: run.steps)
+    total, per_epoch = min(longest.steps, steps or longest.steps), longest.steps_per_epoch
+    optimiser = _optimiser(learner, runs)
+    sums: dict[str, list[list[Tensor]]] = {}  # by term, by run: the values of the steps of this epoch
+    history, start = History(), 0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(runs[0].seed)
+        key = _key(learner, runs) if watch.checkpoint else ""
+        if watch.checkpoint and watch.checkpoint.is_file():
+            start = _resume(watch.checkpoint, key, learner, optimiser, history)
+        told = 0.0
+        for step in range(start, total):
+            active = [r for r, run in enumerate(runs) if step < run.steps]
+            for r in active:
+                at = step if runs[r].recipe.per_step else step // runs[r].steps_per_epoch
+                optimiser.param_groups[r]["lr"] = rate(runs[r].recipe, at)
+            batch = _batch(active, step, runs, places, data)
+            optimiser.zero_grad(set_to_none=True)
+            terms = learner.terms(batch)
+            learner.backward(terms, batch)
+            optimiser.step()
+            for name, values in terms.items():
+                kept = sums.setdefault(name, [[] for _ in runs])
+                for r, value in zip(active, values.detach().unbind(), strict=True):
+                    kept[r].append(value)
+            if (step + 1) % per_epoch and step + 1 < total:
+                continue
+            for name, kept in sums.items():
+                into = history.terms.setdefault(name, [[] for _ in runs])
+                for r, seen in enumerate(kept):
+                    if seen:
+                        into[r].append(float(torch.stack(seen).mean()))
+            sums.clear()
+            epoch, epochs = step // per_epoch + 1, total // per_epoch
+            losses = [sum(kept[r][-1] for kept in history.terms.values()) for r in active]
+            if not all(map(math.isfinite, losses)):
+                raise DataError(
+                    f"The loss is no longer a number after epoch {epoch} of {epochs}.", "Lower the learning rate."
+                )
+            if watch.checkpoint and step + 1 < total:
+                _save(watch.checkpoint, key, learner, optimiser, history, step + 1)
+            if time.monotonic() - told > 0.2 or step + 1 == total:
+                told = time.monotonic()
+                if watch.progress:
+                    watch.progress(epoch, epochs, sum(losses) / len(losses))
+                if watch.stop and watch.stop() and step + 1 < total:
+                    raise Stopped(f"The training was stopped after epoch {epoch} of {epochs}.")
+    if watch.checkpoint:
+        watch.checkpoint.unlink(missing_ok=True)
+    return history
+
+
+def _optimiser(learner: Learner, runs: list[Run]) -> torch.optim.Optimizer:
+    """One parameter group a run, so that each has its own learning rate."""
+    groups: list[dict] = []
+    for parameters, run in zip(learner.parameters, runs, strict=True):
+        group = {"params": list(parameters.values()), "lr": run.recipe.lr, "weight_decay": run.recipe.weight_decay}
+        if run.recipe.optimiser == "sgd":
+            groups.append(group | {"momentum": run.recipe.momentum})
+        else:
+            groups.append(group | {"betas": run.recipe.betas, "eps": run.recipe.eps})
+    return torch.optim.SGD(groups) if runs[0].recipe.optimiser == "sgd" else torch.optim.AdamW(groups)
+
+
+def _batch(active: list[int], step: int, runs: list[Run], places: list, data: list) -> Batch:
+    most = max(runs[r].batch for r in active)
+    rows = []
+    for r in active:
+        (items, views), (features, targets) = places[r], data[r]
+        which = items[step]
+        v, y = features[views[step], which], targets[which]
+        w = torch.full((len(which),), 1 / len(which), device=v.device)
+        short = most - len(which)
+        if short:
+            v, y, w = (
+                torch.cat([v, v.new_zeros(short, v.shape[1])]),
+                torch.cat([y, y.new_zeros(short)]),
+                torch.cat([w, w.new_zeros(short)]),
+            )
+        rows.append((v, y, w))
+    return Batch(active, *(torch.stack(each) for each in zip(*rows, strict=True)))
+
+
+# --- going on after a kill ------------------------------------------------------------------------------------------
+
+
+def _key(learner: Learner, runs: list[Run]) -> str:
+    """What must be the same for a checkpoint to be continued: the learner's kind and start, the data, the recipes."""
+    digest = hashlib.sha256(type(learner).__qualname__.encode())
+    for parameters, run in zip(learner.parameters, runs, strict=True):
+        digest.update(repr((run.recipe, run.seed, sorted(parameters))).encode())
+        for tensor in (run.views, run.targets, *(parameters[name] for name in sorted(parameters))):
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save(path: Path, key: str, learner: Learner, optimiser: torch.optim.Optimizer, history: History, step: int) -> None:
+    tensors = {"random": torch.get_rng_state()}
+    for r, parameters in enumerate(learner.parameters):
+        for name, parameter in parameters.items():
+            tensors[f"{r}/{name}"] = parameter.detach()
+            for what, value in optimiser.state[parameter].items():
+                tensors[f"{r}/{name}/{what}"] = value
+    about = {"key": key, "step": str(step), "history": json.dumps(history.terms)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, about))
+    part.replace(path)
+
+
+def _resume(path: Path, key: str, learner: Learner, optimiser: torch.optim.Optimizer, history: History) -> int:
+    """The step to go on from; 0 where the file belongs to another training or is damaged."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as stored:
+            about = stored.metadata() or {}
+            if about.get("key") != key:
+                return 0
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+    except (safetensors.SafetensorError, OSError):
+        return 0
+    torch.set_rng_state(tensors.pop("random"))
+    for r, parameters in enumerate(learner.parameters):
+        for name, parameter in parameters.items():
+            parameter.data.copy_(tensors.pop(f"{r}/{name}"))
+            start = f"{r}/{name}/"
+            state = {
+                k.removeprefix(start): tensors.pop(k).to(parameter.device) for k in list(tensors) if k.startswith(start)
+            }
+            if state:
+                optimiser.state[parameter] = state
+    history.terms.update(json.loads(about["history"]))
+    return int(about["step"])
