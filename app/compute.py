@@ -58,7 +58,8 @@ def classify(image: engine.Image, asked: Asked) -> Found:
     features = engine.embed([prepared], backbone, prompts.visual_prompt)[0]
     prediction = engine.read_off(features, backbone, prompts)
     zero = models.zero_shot_beside(prompts, asked.backbone, asked.device, asked.precision)
-    beside = engine.read_off(features, backbone, zero) if zero else None
+    plain = features if prompts.is_shared_image or not zero else engine.embed([prepared], backbone)[0]
+    beside = engine.read_off(plain, backbone, zero) if zero else None
     placed = _map(prepared, image.shape, backbone, prompts, prediction.ranked()[0][0], asked.target)
     return Found(prepared, prediction, beside, placed)
 

@@ -35,7 +35,7 @@ def backbone(name: str, device: str, precision: str) -> engine.Backbone:
 def questions() -> list[tuple[str, str]]:
     """(title, value) of what can be asked: every task with every method that learns from words, then the library's
     learned sets. The value is a set's name without its backbone, so that a question stays when the backbone changes."""
-    words = [name for name, method in engine.METHODS.items() if not method.needs_images]
+    words = engine.instant()
     words.sort(key=lambda name: name != "description-ensemble")  # the better default first
     found = {f"{t.id}-{m}": f"{t.title} ({m})" for t in engine.tasks().values() for m in words}
     for name in engine.library():

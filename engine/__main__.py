@@ -162,10 +162,14 @@ def _show(row: dict[str, Any]) -> None:
 
 
 def _images_done(done: int, total: int) -> None:
+    if not sys.stderr.isatty() and done < total:
+        return
     print(f"\r  {done}/{total} images", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
 def _epochs_done(epoch: int, epochs: int, loss: float) -> None:
+    if not sys.stderr.isatty() and epoch < epochs:
+        return
     bar = "#" * (30 * epoch // epochs)
     end = "" if epoch < epochs else "\n"
     print(f"\r  [{bar:30}] epoch {epoch}/{epochs}, loss {loss:.3f}", end=end, file=sys.stderr, flush=True)
@@ -316,7 +320,9 @@ def run_import(args: argparse.Namespace) -> int:
         if not args.task:
             raise engine.DataError("A checkpoint does not say which classes it is for.", "Name its task with --task.")
         backbone = engine.load_backbone(args.backbone, args.device, args.precision)
-        prompts = engine.import_checkpoint(path, backbone, engine.task(args.task), args.method, args.template)
+        prompts = engine.import_checkpoint(
+            path, backbone, engine.task(args.task), args.method, args.template, args.position, args.trained_on
+        )
     folder = args.out / prompts.name
     if folder.exists() and not args.force:
         raise engine.PromptSetError(f"There is a prompt set {prompts.name!r} already.", "Add --force to replace it.")
@@ -422,6 +428,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--task", default=None, help="the classes of a checkpoint or bank")
     p.add_argument("--method", default=None, help="of a checkpoint that may be of several")
     p.add_argument("--template", default=None, help="of a checkpoint, as in 'a photo of a {}.'")
+    p.add_argument("--position", choices=["end", "middle"], default=None, help="of the class in Biomed-DPT's prompt")
+    p.add_argument("--trained-on", nargs="*", default=None, metavar="CLASS", help="a checkpoint's classes, in their order")
     p.add_argument("--bank", action="store_true", help="FILE holds descriptions (prompt_templates.py or JSON)")
     p.add_argument("--force", action="store_true", help="replace what is there")
     p.add_argument("--out", type=Path, default=LIBRARY)

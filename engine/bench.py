@@ -1,7 +1,7 @@
 """Performance as ratios, each measured in one run on one machine: `python -m engine bench --json [--only KEY...]`.
 
 Ratios are medians of interleaved rounds, so that a drift of the machine's speed touches both sides. Full-size means
-BiomedCLIP's architecture with random weights. Keys that need the tuning engine, ONNX or reduced precision come with them.
+BiomedCLIP's architecture with random weights. Keys that need ONNX or another precision by default come with them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 import engine
+from engine import _tuning_bench
 from engine.backbones import _random
 from engine.backbones.biomedclip import TEXT_CONFIG
 from engine.backbones.scope_mini import FOLDER as MINI
@@ -49,11 +50,11 @@ def medians(*sides: Callable[[], Any], rounds: int = ROUNDS) -> list[float]:
 
 
 @cache
-def full_size() -> Any:
+def full_size(precision: str = "float32", device: str = "cpu") -> Any:
     """BiomedCLIP's architecture with random weights, loaded by the same code as the real one."""
     with tempfile.TemporaryDirectory() as folder:
         _random.write_biomedclip(Path(folder), MINI / "tokenizer.json", TEXT_CONFIG)
-        backbone = engine.load_backbone(f"local-dir:{folder}")
+        backbone = engine.load_backbone(f"local-dir:{folder}", device, precision)
         _ = backbone.weights_hash  # read once while the files are there, as the app does when it starts
         return backbone
 
@@ -68,6 +69,34 @@ def random_prompts(backbone: Any, seed: int = 0) -> PromptSet:
 
 def image() -> engine.Image:
     return engine.Image(np.random.default_rng(0).random((512, 512), dtype=np.float32))
+
+
+def tune_step_speedup_c4() -> dict[str, Any]:
+    return _tuning_bench.step_speedup(full_size, 4, ">= 15")
+
+
+def tune_step_speedup_c8() -> dict[str, Any]:
+    return _tuning_bench.step_speedup(full_size, 8, ">= 15")
+
+
+def tune_step_speedup_bf16_c4() -> dict[str, Any]:
+    return _tuning_bench.step_speedup(full_size, 4, "report; >= 25 with bf16 units", "bfloat16")
+
+
+def tune_run_speedup_exact() -> dict[str, Any]:
+    return _tuning_bench.run_speedup(full_size, _tuning_bench.EPOCHS, ">= 8")
+
+
+def tune_run_speedup_cached() -> dict[str, Any]:
+    return _tuning_bench.run_speedup(full_size, _tuning_bench.VIEWS, ">= 25")
+
+
+def tune_stacked_speedup() -> dict[str, Any]:
+    return _tuning_bench.stacked_speedup(full_size)
+
+
+def tune_gpu_speedup() -> dict[str, Any]:
+    return _tuning_bench.gpu_speedup(full_size)
 
 
 def predict_overhead() -> dict[str, Any]:
@@ -161,7 +190,21 @@ def ready_seconds() -> dict[str, Any]:
 
 KEYS: dict[str, Callable[[], dict[str, Any]]] = {
     each.__name__: each
-    for each in (predict_overhead, legrad_over_forward, legrad8_over_forward, compare8_over_1, mini_tower_ms, ready_seconds)
+    for each in (
+        tune_step_speedup_c4,
+        tune_step_speedup_c8,
+        tune_step_speedup_bf16_c4,
+        tune_run_speedup_exact,
+        tune_run_speedup_cached,
+        tune_stacked_speedup,
+        tune_gpu_speedup,
+        predict_overhead,
+        legrad_over_forward,
+        legrad8_over_forward,
+        compare8_over_1,
+        mini_tower_ms,
+        ready_seconds,
+    )
 }
 
 
@@ -192,5 +235,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for key in wanted:
         parts = {k: round(v, 2) for k, v in found[key].items() if isinstance(v, float) and k != "value"}
-        print(f"{key:24} {found[key]['value']:8.3f}   goal {found[key]['goal']:8} {parts or ''}")
+        value = found[key]["value"]
+        shown = f"{value:8.3f}" if value is not None else f"{'none':>8}"
+        print(f"{key:26} {shown}   goal {found[key]['goal']:8} {parts or ''}")
     return 0

@@ -4,7 +4,7 @@
 
 Evaluates on the test splits (in-distribution, no tuning: the backbone was trained on the train splits), writes
 assets/backbones/scope-mini/ and learned_prompts/, and prints the table. Knows no method by name: every registered method
-that learns from words alone is made for every task.
+that learns from words alone in a moment is made for every task; `ship_sets.py` makes those that are trained.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import engine
 from engine.backbones.scope_mini import FOLDER
-from engine.data import unit
-from engine.prompts import LIBRARY, PromptSet
-from scripts.train_mini import class_modality
+from engine.prompts import LIBRARY
+from scripts.ship_sets import ship, test_sets
 
 LICENCES = {
     "BTMRI": "CC0 (Kaggle compilation), parts CC BY 4.0 or unclear",
@@ -60,37 +58,20 @@ def main() -> None:
         (FOLDER / name).chmod(0o644)  # safetensors writes 0600
     backbone = engine.load_backbone("scope-mini")
     for old in LIBRARY.glob("*-scope-mini"):
-        shutil.rmtree(old)
-    tests: dict[str, list[engine.Example]] = {}
-    features: dict[str, np.ndarray] = {}
-    kinds: list[engine.Example] = []
-    for t in engine.tasks().values():
-        for folder in t.data:
-            found = engine.read_examples(args.data / "sets" / folder, t, "test")
-            tests[t.id], features[t.id] = found, engine.features_of(found, backbone)
-            kinds += [replace(e, label=class_modality(t.id, e.label), group=f"{t.id}/{unit(e)}") for e in found]
-            print(t.id, len(found), "test images", flush=True)
-    tests["modality"], features["modality"] = kinds, np.concatenate([features[t] for t in tests if t != "modality"])
+        if json.loads((old / "card.json").read_text())["method"]["name"] in engine.instant():
+            shutil.rmtree(old)
+    tests = test_sets(args.data, backbone)
     rows = []
-    for task_id, examples in tests.items():
-        for method in engine.METHODS.values():
-            if method.needs_images:
-                continue
-            made = method().learn(backbone, engine.task(task_id))
-            scored = engine.evaluate(examples, backbone, made, features[task_id])
-            where = ", ".join(engine.task(task_id).data) or "all sets"
-            metrics = [
-                {"name": n, "value": round(i.value, 4), "low": round(i.low, 4), "high": round(i.high, 4),
-                 "images": scored.images, "split": f"test split of {where}; in-distribution, no tuning"}
-                for n, i in scored.metrics.items()
-            ]  # fmt: skip
-            PromptSet(made.head, made.card | {"metrics": metrics}).save(LIBRARY / made.name)
+    for task_id in tests:
+        for method in engine.instant():
+            scored = ship(engine.METHODS[method]().learn(backbone, engine.task(task_id)), tests[task_id], backbone)
             rows.append(
-                f"| {task_id} | {made.card['method']['name']} | {scored.images} | {100 * scored.chance:.1f} | "
+                f"| {task_id} | {method} | {scored.images} | {100 * scored.chance:.1f} | "
                 f"{said(scored, 'accuracy')} | {said(scored, 'balanced_accuracy')} | {said(scored, 'auroc')} |"
             )
             print(rows[-1], flush=True)
     write_card(backbone, rows)
+    print("Now make the learned sets again: python scripts/ship_sets.py --data", args.data)
 
 
 def write_card(backbone: engine.Backbone, rows: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
@@ -144,6 +145,19 @@ def random_biomedclip(tmp_path_factory) -> RandomBiomedCLIP:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROMPTSCOPE_BIOMEDCLIP", str(folder))
         return RandomBiomedCLIP(engine.load_backbone("biomedclip"), folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> dict[str, Path]:
+    """Folders of a small CLIP and a small PMC-CLIP (ResNet and BERT's pooler output)."""
+    place = tmp_path_factory.mktemp("tiny")
+    (place / "bert.json").write_text(json.dumps(_random.TINY_BERT))
+    return {
+        "tiny-clip": _random.write(place / "clip", _random.TINY_CLIP),
+        "tiny-pmc": _random.write(
+            place / "pmc", _random.TINY_PMC, scope_mini.FOLDER / "tokenizer.json", place / "bert.json"
+        ),
+    }
 
 
 def free_port() -> int:

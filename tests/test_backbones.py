@@ -77,17 +77,6 @@ def library(folder: Path, place: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> dict[str, Path]:
-    """Folders of a small CLIP and a small PMC-CLIP (ResNet and BERT's pooler output)."""
-    place = tmp_path_factory.mktemp("tiny")
-    (place / "bert.json").write_text(json.dumps(_random.TINY_BERT))
-    return {
-        "tiny-clip": _random.write(place / "clip", _random.TINY_CLIP),
-        "tiny-pmc": _random.write(place / "pmc", _random.TINY_PMC, TOKENIZER, place / "bert.json"),
-    }
-
-
-@pytest.fixture(scope="session")
 def cases(random_biomedclip: RandomBiomedCLIP, tiny, tmp_path_factory) -> Any:
     known: dict[str, Case] = {}
 

@@ -74,7 +74,7 @@ class KnownAttention:
     def __init__(self, values: torch.Tensor):
         self.values = values  # (N, D), N = 1 + 4
 
-    def attention_layers(self, x, last):
+    def attention_layers(self, x, last, visual_prompt=None):
         weights = torch.full((len(x), 2, 5, 5), 0.2, requires_grad=True)
         return [AttentionLayer(weights, (weights @ self.values).mean(dim=(1, 2)))]
 
@@ -143,3 +143,25 @@ def test_what_cannot_be_mapped_is_said():
 
     with pytest.raises(ExplainError, match="has no class embeddings"):
         target_vectors(NoEmbeddings, ["a"], "class", np.zeros(3))
+
+
+@pytest.mark.parametrize("insert", [True, False])
+def test_attention_under_a_visual_prompt_ends_in_the_features_under_it(mini, insert):
+    """The blocks that a map walks through are those that `encode_images` computes; a prompt of zeros changes the map."""
+    prompt = engine.VisualPrompt(np.zeros((1, 4, 192), dtype=np.float32), insert=insert)
+    x = torch.from_numpy(prepared(mini).pixels)[None]
+    tower, layers = mini._image, []
+    finish = tower.finish
+    tower.finish = lambda *parts: layers.append(finish(*parts)) or layers[-1]
+    try:
+        found = mini.attention_layers(x, 12, prompt)
+    finally:
+        del tower.finish
+    with torch.no_grad():
+        features = torch.nn.functional.normalize(tower.pool(layers[-1]), dim=-1)
+    torch.testing.assert_close(features, mini.encode_images(x, prompt), atol=1e-5, rtol=0)
+    kept = found[0].weights.detach()
+    assert kept.shape[-1] == 197 and (kept.sum(dim=-1) < 0.99).any() and (kept.sum(dim=-1) < 1 + 1e-5).all()
+    assert (kept[..., 1:5] == 0).all() != insert
+    plain, under = (legrad(mini, x, torch.eye(256)[:1], p) for p in (None, prompt))
+    assert not torch.allclose(plain, under)

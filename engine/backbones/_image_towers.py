@@ -72,19 +72,26 @@ class ViT(ABC):
         """x (B, 3, S, S) -> (B, D). The outputs at a prompt's positions are discarded after each block."""
         if prompt is None:
             return self.visual(x)
+        tokens, rows = self._begin(x, prompt)
+        for block, row in zip(self.blocks, rows, strict=True):
+            tokens = self._step(block, tokens, row, prompt)
+        return self.pool(tokens)
+
+    def _begin(self, x: Tensor, prompt: VisualPrompt) -> tuple[Tensor, Tensor]:
+        """The tokens that are kept, and the prompt's for every block (layers, M, width)."""
         tokens = self.embed(x)
         rows = _rows(prompt, len(self.blocks), self.width, self.grid[0] * self.grid[1], tokens)
-        count, sink = rows.shape[1], not prompt.literal and not prompt.tokens.any()
         if not prompt.insert:
-            tokens = torch.cat([tokens[:, : self.prefix], tokens[:, self.prefix + count :]], dim=1)
-        for block, row in zip(self.blocks, rows, strict=True):
-            if sink:
-                tokens = self._with_sink(block, tokens, count)
-            else:
-                row = row.expand(len(tokens), -1, -1)
-                tokens = block(torch.cat([tokens[:, : self.prefix], row, tokens[:, self.prefix :]], dim=1))
-                tokens = torch.cat([tokens[:, : self.prefix], tokens[:, self.prefix + count :]], dim=1)
-        return self.pool(tokens)
+            tokens = torch.cat([tokens[:, : self.prefix], tokens[:, self.prefix + rows.shape[1] :]], dim=1)
+        return tokens, rows
+
+    def _step(self, block: Any, tokens: Tensor, row: Tensor, prompt: VisualPrompt) -> Tensor:
+        """One block with the prompt's tokens among the others."""
+        if not prompt.literal and not prompt.tokens.any():
+            return self._with_sink(block, tokens, len(row))
+        row = row.expand(len(tokens), -1, -1)
+        tokens = block(torch.cat([tokens[:, : self.prefix], row, tokens[:, self.prefix :]], dim=1))
+        return torch.cat([tokens[:, : self.prefix], tokens[:, self.prefix + row.shape[1] :]], dim=1)
 
     def _with_sink(self, block: Any, tokens: Tensor, count: int) -> Tensor:
         """One block as if `count` zero tokens stood among `tokens`."""
@@ -104,23 +111,35 @@ class ViT(ABC):
             tokens = block(tokens)
         return self.project(tokens[:, self.prefix :]).unflatten(1, self.grid)
 
-    def attention_layers(self, x: Tensor, last: int) -> list[AttentionLayer]:
+    def attention_layers(self, x: Tensor, last: int, prompt: VisualPrompt | None = None) -> list[AttentionLayer]:
         with torch.no_grad():
-            tokens = self.embed(x)
-            for block in self.blocks[:-last]:
-                tokens = block(tokens)
+            tokens, rows = (self.embed(x), None) if prompt is None else self._begin(x, prompt)
+            for index, block in enumerate(self.blocks[:-last]):
+                tokens = block(tokens) if rows is None or prompt is None else self._step(block, tokens, rows[index], prompt)
         layers = []
-        for block in self.blocks[-last:]:
+        for index, block in enumerate(self.blocks[-last:], start=len(self.blocks) - last):
             with torch.no_grad():
                 q, k, v = self.qkv(block, tokens)
-                weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)
+                shown = tokens[:, :0] if rows is None else rows[index].expand(len(tokens), -1, -1)
+                _, k0, v0 = self.qkv(block, shown)
+                weights = (q @ torch.cat([k, k0], dim=2).transpose(-2, -1)).softmax(dim=-1)
+                weights, to_prompt = weights.split([k.shape[2], k0.shape[2]], dim=-1)
+                if prompt is not None and not prompt.insert:  # overwritten patches have a column of zeros
+                    weights, v = (self._gap(each, shown.shape[1], dim) for each, dim in ((weights, 3), (v, 2)))
             with torch.enable_grad():
-                weights.requires_grad_(True)
-                tokens = self.finish(block, tokens, weights @ v)
+                weights = weights.contiguous().requires_grad_(True)
+                tokens = self.finish(block, tokens, weights @ v + to_prompt @ v0)
                 # LeGrad: the mean over all tokens of the block's output, carried to the joint space
                 layers.append(AttentionLayer(weights, F.normalize(self.project(tokens.mean(dim=1)).float(), dim=-1)))
             tokens = tokens.detach()
         return layers
+
+    def _gap(self, each: Tensor, count: int, dim: int) -> Tensor:
+        """`count` zeros after the prefix tokens."""
+        before, after = each.split([self.prefix, each.shape[dim] - self.prefix], dim=dim)
+        shape = list(each.shape)
+        shape[dim] = count
+        return torch.cat([before, each.new_zeros(shape), after], dim=dim)
 
 
 class TimmViT(ViT):

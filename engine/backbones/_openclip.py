@@ -267,5 +267,5 @@ class OpenClipViT(OpenCLIP):
     def encode_patches(self, x: Tensor) -> Tensor:
         return F.normalize(self._image.patches(self._moved(x)).float(), dim=-1)
 
-    def attention_layers(self, x: Tensor, last: int) -> list[AttentionLayer]:
-        return self._image.attention_layers(self._moved(x), last)
+    def attention_layers(self, x: Tensor, last: int, visual_prompt: VisualPrompt | None = None) -> list[AttentionLayer]:
+        return self._image.attention_layers(self._moved(x), last, visual_prompt)

@@ -129,6 +129,10 @@ class Differentiable(Backbone, Protocol):
     grid: tuple[int, int]
     prefix_tokens: int
 
-    def attention_layers(self, x: Tensor, last: int) -> list[AttentionLayer]:
-        """The last `last` blocks, first to last. Each layer's graph reaches back to its own weights only."""
+    def attention_layers(self, x: Tensor, last: int, visual_prompt: VisualPrompt | None = None) -> list[AttentionLayer]:
+        """The last `last` blocks, first to last. Each layer's graph reaches back to its own weights only.
+
+        With a visual prompt the weights are those of the image's own tokens: rows sum to less than 1, and patches that it
+        overwrites have a column of zeros.
+        """
         ...

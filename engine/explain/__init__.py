@@ -76,7 +76,11 @@ def explain(
     make = EXPLANATIONS[method]
     x = torch.from_numpy(prepared.pixels)[None]
     with torch.no_grad():
-        scores = prompts.scores(backbone.encode_images(x).cpu().numpy())[0] if target == "runner-up" else np.empty(0)
+        scores = (
+            prompts.scores(backbone.encode_images(x, prompts.visual_prompt).cpu().numpy())[0]
+            if target == "runner-up"
+            else np.empty(0)
+        )
     vectors = torch.from_numpy(target_vectors(prompts, labels, target, scores))
-    maps = make(backbone, x, vectors).cpu().numpy()[0]
+    maps = make(backbone, x, vectors, prompts.visual_prompt).cpu().numpy()[0]
     return [Heatmap(values, prepared.box, label, method, target) for values, label in zip(maps, labels, strict=True)]

@@ -13,17 +13,15 @@ import torch
 from torch import Tensor
 
 from engine.backbones.base import Differentiable
-from engine.errors import ExplainError
+from engine.types import VisualPrompt
 
 LAYERS = 6  # of 12: earlier blocks form edges and textures
 
 
-def legrad(backbone: Differentiable, inputs: Tensor, targets: Tensor, visual_prompt: Tensor | None = None) -> Tensor:
+def legrad(backbone: Differentiable, inputs: Tensor, targets: Tensor, visual_prompt: VisualPrompt | None = None) -> Tensor:
     """inputs (B, 3, S, S), targets (T, D) -> (B, T, h, w) float32, at least 0."""
-    if visual_prompt is not None:
-        raise ExplainError("LeGrad does not take visual prompts yet.")
     maps = []
-    layers = backbone.attention_layers(inputs, LAYERS)
+    layers = backbone.attention_layers(inputs, LAYERS, visual_prompt)
     for layer in layers:
         similarity = layer.pooled @ targets.to(layer.pooled).T  # (B, T)
         per_target = []

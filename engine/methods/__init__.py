@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -63,7 +63,9 @@ def carried(prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
     about = prompts.card["method"]
     kind = METHODS[about["name"]]
     known = {field.name for field in fields(kind.Config)}
-    return kind(kind.Config(**{k: v for k, v in about["options"].items() if k in known})).carry(prompts, backbone, task)
+    made = kind(kind.Config(**{k: v for k, v in about["options"].items() if k in known})).carry(prompts, backbone, task)
+    kept = {k: prompts.card[k] for k in ("data", "descriptions", "licence", "imported") if k in prompts.card}
+    return replace(made, card=made.card | kept)
 
 
 @cache

@@ -8,7 +8,7 @@ Legend: A active runs, B batch, C classes, n context rows, W token width, D join
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -154,5 +154,4 @@ class ContextMethod(Trained):
         return {}
 
     def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
-        made = self.of(prompts.learned, backbone, task)
-        return replace(made, card=made.card | {"data": prompts.card["data"]})
+        return self.of(prompts.learned, backbone, task)

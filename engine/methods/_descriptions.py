@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.backbones.base import Backbone
+from engine.errors import DataError
 from engine.store import Store
 from engine.tasks import Task, descriptions
 
@@ -18,7 +19,11 @@ BATCH = 64
 
 
 def description_card(task: Task) -> dict[str, Any]:
-    bank = descriptions(task.id)
+    """For the card; nothing where the task has no bank (a context that was carried to a task of the user's own)."""
+    try:
+        bank = descriptions(task.id)
+    except DataError:
+        return {"descriptions": None}
     return {"descriptions": {"bank": bank.task, "sha256": bank.sha256}}
 
 

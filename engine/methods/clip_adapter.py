@@ -86,4 +86,4 @@ class CLIPAdapter(Trained):
         head: Any = prompts.head
         text = backbone.encode_texts(sentences(HAND_WRITTEN, task.names)).cpu().numpy()
         made = AdapterHead(text, head.scale, head.down, head.up, head.ratio)
-        return made_set(self, backbone, task, made, "adapter", template=HAND_WRITTEN, data=prompts.card["data"])
+        return made_set(self, backbone, task, made, "adapter", template=HAND_WRITTEN)

@@ -10,7 +10,7 @@ Legend: A active runs, B batch, C classes, n context rows, W token width, D join
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -66,5 +66,4 @@ class CoCoOp(ContextMethod):
 
     def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
         head: Any = prompts.head
-        made = self.of({"context": head.context} | dict(zip(META, head.meta, strict=True)), backbone, task)
-        return replace(made, card=made.card | {"data": prompts.card["data"]})
+        return self.of({"context": head.context} | dict(zip(META, head.meta, strict=True)), backbone, task)
