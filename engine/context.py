@@ -29,6 +29,8 @@ class Prompts:
 
     def __init__(self, backbone: PromptTunable, template: str, names: Sequence[str], tokens: int):
         tokens = tokens or backbone.tokenize([template.partition("{}")[0]]).shape[1] - 2  # less the first and last token
+        if tokens < 1:
+            raise DataError(f"The template {template!r} has no word before the class to learn.", "Start it with some words.")
         ids = backbone.tokenize(sentences(template, names)).to(backbone.device)  # (C, L)
         if ids.shape[1] < tokens + 3 or (ids[:, 1 : 1 + tokens] != ids[:1, 1 : 1 + tokens]).any():
             raise DataError(

@@ -102,7 +102,7 @@ class LinearHead:
     @classmethod
     def from_tensors(cls, tensors: dict[str, np.ndarray]) -> LinearHead:
         """Raises PromptSetError where a tensor is missing, has a wrong shape or is damaged."""
-        per_class = len(tensors.get("scale", ())) != 1
+        per_class = np.shape(tensors.get("scale", ())) != (1,)
         shape: tuple[str | int, ...] = ("C",) if per_class else (1,)
         embeddings, scale, bias = _checked(tensors, {"embeddings": ("C", "D"), "scale": shape, "bias": ("C",)})
         _unit_rows(embeddings, "class embedding")
@@ -111,8 +111,10 @@ class LinearHead:
     @classmethod
     def of_weights(cls, weights: np.ndarray, bias: np.ndarray) -> LinearHead:
         """From weights (C, D) of any length: scores = features @ weights.T + bias."""
-        lengths = np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), 1e-12)
-        return cls((weights / lengths).astype(np.float32), lengths[:, 0].astype(np.float32), bias.astype(np.float32))
+        lengths = np.linalg.norm(weights, axis=1, keepdims=True)
+        some = np.full(weights.shape, weights.shape[1] ** -0.5)  # the direction of a row of zeros, whose scale is 0
+        directions = np.divide(weights, lengths, out=some, where=lengths > 0)
+        return cls(directions.astype(np.float32), lengths[:, 0].astype(np.float32), bias.astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,10 @@ def bound(prompts: PromptSet, backbone: Backbone) -> PromptSet:
         return prompts
     if not isinstance(backbone, PromptTunable):
         raise PromptSetError(f"The prompt set {prompts.name!r} needs the text tower of its backbone.", "Load it whole.")
-    texts = Prompts(backbone, prompts.card["template"], prompts.labels, len(head.context))
+    template = prompts.card.get("template") or ""
+    if template.count("{}") != 1:
+        raise PromptSetError(f"The card of the prompt set {prompts.name!r} has no template with {{}} for the class.")
+    texts = Prompts(backbone, template, prompts.labels, len(head.context))
 
     def encode(contexts: np.ndarray) -> np.ndarray:
         rows = []

@@ -154,15 +154,27 @@ class PromptSet:
                 f"{', '.join(card['labels'])} in card.json, {', '.join(labels)} in prompts.safetensors.",
                 "Restore the card.json that was saved with it.",
             )
-        visual_prompt = None
-        if "visual_prompt" in tensors:
-            visual_prompt = VisualPrompt(tensors.pop("visual_prompt"), **json.loads(metadata.get("visual_prompt", "{}")))
         learned = {k.removeprefix("learned."): tensors.pop(k) for k in list(tensors) if k.startswith("learned.")}
         try:
+            visual_prompt = _visual_prompt(tensors.pop("visual_prompt", None), metadata)
+            if not all(np.isfinite(each).all() for each in learned.values()):
+                raise PromptSetError("What it learned holds values that are no finite numbers.")
             head = HEADS[card["head"]].from_tensors(tensors)
         except PromptSetError as error:
             raise PromptSetError(f"The prompt set {place.name!r} is damaged. {error.message}", "Import it again.") from error
         return cls(head, card, visual_prompt, learned)
+
+
+def _visual_prompt(tokens: np.ndarray | None, metadata: dict[str, str]) -> VisualPrompt | None:
+    if tokens is None:
+        return None
+    if tokens.ndim != 3 or tokens.dtype != np.float32 or not np.isfinite(tokens).all():
+        raise PromptSetError(f"Its visual prompt of the shape {tokens.shape} is no finite float32 (layers, M, width).")
+    try:
+        how = json.loads(metadata.get("visual_prompt", "{}"))
+        return VisualPrompt(tokens, **how)
+    except (ValueError, TypeError):
+        raise PromptSetError("What its visual prompt is for cannot be read.") from None
 
 
 def check_card(card: dict[str, Any]) -> None:

@@ -46,7 +46,8 @@ class Store:
                 for start in range(0, len(names), CHUNK):
                     part = names[start : start + CHUNK]
                     rows = table.execute(f"SELECT key, value FROM vector WHERE key IN ({','.join('?' * len(part))})", part)
-                    found |= {hashed[name]: np.frombuffer(value, dtype=np.float32).copy() for name, value in rows}
+                    whole = ((name, value) for name, value in rows if isinstance(value, bytes) and len(value) % 4 == 0)
+                    found |= {hashed[name]: np.frombuffer(value, dtype=np.float32).copy() for name, value in whole}
         except (sqlite3.Error, OSError):
             return {}
         return found

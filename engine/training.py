@@ -28,6 +28,8 @@ from torch import Tensor
 
 from engine.errors import DataError, Stopped
 
+Values = dict[str, list[list[Tensor]]]  # by term, by run
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -69,6 +71,8 @@ def rate(recipe: Recipe, epoch: int) -> float:
 class Run:
     """One of the stacked runs. views (V, N, D) float32: the items as they may be drawn; targets (N,) int64.
 
+    about : what else makes a training another one (the method's options), for the checkpoint
+
     With V = recipe.epochs each epoch has its own views (upstream's protocol, every crop rendered beforehand); with fewer,
     each item's view is drawn anew each time.
     """
@@ -77,6 +81,7 @@ class Run:
     targets: Tensor
     recipe: Recipe
     seed: int
+    about: str = ""
 
     @property
     def batch(self) -> int:
@@ -162,13 +167,14 @@ def train(learner: Learner, runs: list[Run], watch: Watch | None = None, steps: 
     longest = max(runs, key=lambda run: run.steps)
     total, per_epoch = min(longest.steps, steps or longest.steps), longest.steps_per_epoch
     optimiser = _optimiser(learner, runs)
-    sums: dict[str, list[list[Tensor]]] = {}  # by term, by run: the values of the steps of this epoch
+    steps_seen: Values = {}  # by term, by run: the values of the steps of its epoch
+    means: Values = {}  # by term, by run: of epochs that are over, still on the device
     history, start = History(), 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(runs[0].seed)
         key = _key(learner, runs) if watch.checkpoint else ""
         if watch.checkpoint and watch.checkpoint.is_file():
-            start = _resume(watch.checkpoint, key, learner, optimiser, history)
+            start = _resume(watch.checkpoint, key, learner, optimiser, history, steps_seen)
         told = 0.0
         for step in range(start, total):
             active = [r for r, run in enumerate(runs) if step < run.steps]
@@ -181,25 +187,30 @@ def train(learner: Learner, runs: list[Run], watch: Watch | None = None, steps: 
             learner.backward(terms, batch)
             optimiser.step()
             for name, values in terms.items():
-                kept = sums.setdefault(name, [[] for _ in runs])
+                kept = steps_seen.setdefault(name, [[] for _ in runs])
+                over = means.setdefault(name, [[] for _ in runs])
                 for r, value in zip(active, values.detach().unbind(), strict=True):
                     kept[r].append(value)
+                    if (step + 1) % runs[r].steps_per_epoch == 0 or step + 1 == total:
+                        over[r].append(torch.stack(kept[r]).mean())
+                        kept[r].clear()
             if (step + 1) % per_epoch and step + 1 < total:
                 continue
-            for name, kept in sums.items():
+            finite = True
+            for name, over in means.items():
                 into = history.terms.setdefault(name, [[] for _ in runs])
-                for r, seen in enumerate(kept):
-                    if seen:
-                        into[r].append(float(torch.stack(seen).mean()))
-            sums.clear()
-            epoch, epochs = step // per_epoch + 1, total // per_epoch
-            losses = [sum(kept[r][-1] for kept in history.terms.values()) for r in active]
-            if not all(map(math.isfinite, losses)):
+                for r, waiting in enumerate(over):
+                    into[r] += [float(each) for each in waiting]
+                    finite &= all(map(math.isfinite, into[r][len(into[r]) - len(waiting) :]))
+                    waiting.clear()
+            epoch, epochs = -(-(step + 1) // per_epoch), -(-total // per_epoch)
+            losses = [sum(kept[r][-1] for kept in history.terms.values() if kept[r]) for r in active]
+            if not finite:
                 raise DataError(
                     f"The loss is no longer a number after epoch {epoch} of {epochs}.", "Lower the learning rate."
                 )
             if watch.checkpoint and step + 1 < total:
-                _save(watch.checkpoint, key, learner, optimiser, history, step + 1)
+                _save(watch.checkpoint, key, learner, optimiser, history, steps_seen, step + 1)
             if time.monotonic() - told > 0.2 or step + 1 == total:
                 told = time.monotonic()
                 if watch.progress:
@@ -249,27 +260,33 @@ def _key(learner: Learner, runs: list[Run]) -> str:
     """What must be the same for a checkpoint to be continued: the learner's kind and start, the data, the recipes."""
     digest = hashlib.sha256(type(learner).__qualname__.encode())
     for parameters, run in zip(learner.parameters, runs, strict=True):
-        digest.update(repr((run.recipe, run.seed, sorted(parameters))).encode())
+        digest.update(repr((run.recipe, run.seed, run.about, sorted(parameters))).encode())
         for tensor in (run.views, run.targets, *(parameters[name] for name in sorted(parameters))):
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _save(path: Path, key: str, learner: Learner, optimiser: torch.optim.Optimizer, history: History, step: int) -> None:
+def _save(
+    path: Path, key: str, learner: Learner, optimiser: torch.optim.Optimizer, history: History, seen: Values, step: int
+) -> None:
     tensors = {"random": torch.get_rng_state()}
+    device = next(iter(learner.parameters[0].values())).device
+    if device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
     for r, parameters in enumerate(learner.parameters):
         for name, parameter in parameters.items():
             tensors[f"{r}/{name}"] = parameter.detach()
             for what, value in optimiser.state[parameter].items():
                 tensors[f"{r}/{name}/{what}"] = value
     about = {"key": key, "step": str(step), "history": json.dumps(history.terms)}
+    about["seen"] = json.dumps({name: [[float(x) for x in kept] for kept in runs] for name, runs in seen.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{path.name}.part")
     part.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, about))
     part.replace(path)
 
 
-def _resume(path: Path, key: str, learner: Learner, optimiser: torch.optim.Optimizer, history: History) -> int:
+def _resume(path: Path, key: str, learner: Learner, optimiser: torch.optim.Optimizer, history: History, seen: Values) -> int:
     """The step to go on from; 0 where the file belongs to another training or is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as stored:
@@ -280,6 +297,8 @@ def _resume(path: Path, key: str, learner: Learner, optimiser: torch.optim.Optim
     except (safetensors.SafetensorError, OSError):
         return 0
     torch.set_rng_state(tensors.pop("random"))
+    if "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors.pop("random.cuda"), next(iter(learner.parameters[0].values())).device)
     for r, parameters in enumerate(learner.parameters):
         for name, parameter in parameters.items():
             parameter.data.copy_(tensors.pop(f"{r}/{name}"))
@@ -290,4 +309,6 @@ def _resume(path: Path, key: str, learner: Learner, optimiser: torch.optim.Optim
             if state:
                 optimiser.state[parameter] = state
     history.terms.update(json.loads(about["history"]))
+    for name, runs in json.loads(about["seen"]).items():
+        seen[name] = [[torch.tensor(x) for x in kept] for kept in runs]
     return int(about["step"])

@@ -64,8 +64,8 @@ def carried(prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
     kind = METHODS[about["name"]]
     known = {field.name for field in fields(kind.Config)}
     made = kind(kind.Config(**{k: v for k, v in about["options"].items() if k in known})).carry(prompts, backbone, task)
-    kept = {k: prompts.card[k] for k in ("data", "descriptions", "licence", "imported") if k in prompts.card}
-    return replace(made, card=made.card | kept)
+    names = ("data", "descriptions", "licence", "imported") if prompts.learned else ("data", "licence", "imported")
+    return replace(made, card=made.card | {k: prompts.card[k] for k in names if k in prompts.card})
 
 
 @cache

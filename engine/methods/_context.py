@@ -43,10 +43,10 @@ class ContextConfig:
     faithful: bool = False
 
     def __post_init__(self) -> None:
-        if self.template.count("{}") != 1:
-            raise DataError(f"The template {self.template!r} has no single place for the class.", "Write {} where it goes.")
         if self.tokens < 0:
             raise DataError(f"A context of {self.tokens} tokens cannot be learned.", "Take 1 or more, or 0 for all words.")
+        if self.template.count("{}") != 1:
+            raise DataError(f"The template {self.template!r} has no single place for the class.", "Write {} where it goes.")
 
 
 def tunable(backbone: Backbone, method: str) -> PromptTunable:

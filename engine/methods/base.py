@@ -75,15 +75,17 @@ def visual_prompt(method: Method, backbone: Backbone) -> VisualPrompt | None:
     return made(backbone) if made else None
 
 
-def check_data(name: str, task: Task, data: LabelledFeatures | None) -> LabelledFeatures:
+def check_data(name: str, backbone: Backbone, task: Task, data: LabelledFeatures | None) -> LabelledFeatures:
     """Raises DataError, before anything is trained, where the features cannot teach."""
     if data is None:
         raise DataError(f"The method {name!r} needs labelled images.", "Give it some, or choose one that learns from words.")
     views, targets = data.views, data.targets
-    if views.ndim != 3 or views.shape[1] != len(targets) or not len(targets):
+    if views.ndim != 3 or views.shape[1] != len(targets) or not views.size:
         raise DataError(
             f"Features of the shape {views.shape} do not fit {len(targets)} labels.", "They should be (V, N, D)."
         )
+    if views.shape[2] != backbone.dim:
+        raise DataError(f"The features have {views.shape[2]} dimensions; {backbone.id!r} makes {backbone.dim}.")
     if not np.isfinite(views).all():
         bad = int((~np.isfinite(views).all(axis=(0, 2))).sum())
         raise DataError(
@@ -94,6 +96,11 @@ def check_data(name: str, task: Task, data: LabelledFeatures | None) -> Labelled
     missing = [name for c, name in enumerate(task.names) if not (targets == c).any()]
     if missing:
         raise DataError(f"No image shows {missing[0]!r}.", "Give each class at least one image.")
+    held, labels = data.validation, data.validation_targets
+    if held is not None and len(held):
+        fits = labels is not None and held.shape == (len(labels), backbone.dim)
+        if not fits or not np.isfinite(held).all():
+            raise DataError(f"Validation features of the shape {held.shape} do not fit, or are no finite numbers.")
     return data
 
 
@@ -163,6 +170,12 @@ class Trained:
     def recipe(self) -> Recipe:
         raise NotImplementedError
 
+    varies: tuple[str, ...] = ("epochs", "batch", "lr")  # options in which the runs of a stack may differ
+
+    def prepared(self, backbone: Any, task: Task, seed: int, watch: Watch | None) -> Any:
+        """The method, with what it must learn before this training."""
+        return self
+
     @classmethod
     def learner(
         cls, backbone: Any, task: Task, methods: Sequence[Any], data: Sequence[LabelledFeatures], seeds: Sequence[int]
@@ -181,7 +194,7 @@ class Trained:
 
     def items(self, backbone: Any, task: Task, data: LabelledFeatures | None) -> LabelledFeatures:
         """What is drawn from in training: the images, unless a method draws from something else."""
-        return check_data(self.name, task, data)
+        return check_data(self.name, backbone, task, data)
 
     def learn(
         self,
@@ -207,12 +220,18 @@ def learn_stacked(
 ) -> list[PromptSet]:
     """R runs of one method at once: methods differ in their config, data in their shots. Raises DataError, Stopped."""
     first = methods[0]
+    for method in methods:
+        alike = replace(method.config, **{name: getattr(first.config, name) for name in first.varies})
+        if alike != first.config:
+            raise DataError(f"Runs of {first.name!r} that differ in more than {', '.join(first.varies)} cannot be stacked.")
     items = [method.items(backbone, task, each) for method, each in zip(methods, data, strict=True)]
+    methods = [method.prepared(backbone, task, seed, watch) for method, seed in zip(methods, seeds, strict=True)]
     learner = first.learner(backbone, task, methods, items, seeds)
     runs = []
     for method, each, seed in zip(methods, items, seeds, strict=True):
         views, targets = torch.from_numpy(np.ascontiguousarray(each.views)), torch.from_numpy(each.targets)
-        runs.append(Run(views.to(backbone.device), targets.to(backbone.device), method.recipe, seed))
+        about = repr((method.name, method.config, backbone.weights_hash, task.id, task.names))
+        runs.append(Run(views.to(backbone.device), targets.to(backbone.device), method.recipe, seed, about))
     for stage in range(first.stages):
         if first.stages > 1:
             learner.stage(stage)
@@ -221,7 +240,9 @@ def learn_stacked(
     for r, (method, given, seed) in enumerate(zip(methods, data, seeds, strict=True)):
         with torch.no_grad():
             prompts = method.prompt_set(learner, r, backbone, task)
-        if given is not None:
-            prompts = replace(prompts, card=prompts.card | {"data": data_card(given, seed)})
+        seen = prompts.card["data"] | {"seed": seed}
+        if given is not None and method.needs_images:
+            seen = data_card(given, seed)
+        prompts = replace(prompts, card=prompts.card | {"data": seen})
         made.append(prompts)
     return made

@@ -63,6 +63,7 @@ class BiomedDPT(ContextMethod):
     name = "biomed-dpt"
     drops_out = True
     learns = BiomedDPTLearner
+    varies = (*ContextMethod.varies, "l1_weight", "kl_weight")
 
     @dataclass(frozen=True)
     class Config(ContextConfig):
@@ -80,7 +81,7 @@ class BiomedDPT(ContextMethod):
         literal: bool = False
 
         def __post_init__(self) -> None:
-            if self.template:
+            if self.template or self.tokens < 0:
                 super().__post_init__()
 
     def visual_prompt(self, backbone: Backbone) -> VisualPrompt | None:

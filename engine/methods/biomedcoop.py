@@ -78,6 +78,7 @@ class BiomedCoOp(ContextMethod):
     name = "biomedcoop"
     drops_out = True
     learns = BiomedCoOpLearner
+    varies = (*ContextMethod.varies, "sccm_weight", "kdsp_weight", "tau")
 
     @dataclass(frozen=True)
     class Config(ContextConfig):

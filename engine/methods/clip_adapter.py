@@ -53,6 +53,7 @@ class AdapterLearner:
 
 class CLIPAdapter(Trained):
     name = "clip-adapter"
+    varies = (*Trained.varies, "ratio")
 
     @dataclass(frozen=True)
     class Config:

@@ -33,6 +33,7 @@ class KgCoOpLearner(ContextLearner):
 class KgCoOp(ContextMethod):
     name = "kgcoop"
     learns = KgCoOpLearner
+    varies = (*ContextMethod.varies, "weight")
 
     @dataclass(frozen=True)
     class Config(ContextConfig):

@@ -65,7 +65,7 @@ class LinearProbe:
         seed: int = 1,
         watch: Watch | None = None,
     ) -> PromptSet:
-        data = check_data(self.name, task, data)
+        data = check_data(self.name, backbone, task, data)
         found = fitted(data, searched(data, self.config.iterations), self.config.iterations)
         weights, bias = found.coef_, found.intercept_
         if len(weights) == 1:  # two classes share one row: softmax of (-z / 2, z / 2) is the sigmoid of z

@@ -52,7 +52,7 @@ class LPPlusPlus:
         seed: int = 1,
         watch: Watch | None = None,
     ) -> PromptSet:
-        data = check_data(self.name, task, data)
+        data = check_data(self.name, backbone, task, data)
         text = backbone.encode_texts(sentences(HAND_WRITTEN, task.names)).cpu()  # (C, D)
         weights, bias, alpha = self.fit(data, text, seed, watch or Watch())
         joined = (weights + alpha[:, None] * text).numpy()  # alpha_c * (v . t_c) is linear in v too
@@ -92,10 +92,11 @@ class LPPlusPlus:
                 right = float((found == torch.from_numpy(data.validation_targets)).float().mean())
                 if right >= best:
                     kept, best = (weights, bias, alpha), right
+            if watch.progress and ((epoch + 1) % EVERY == 0 or epoch + 1 == self.config.epochs):
+                loss = F.cross_entropy(f @ weights.T + bias + alpha * near, y)
+                watch.progress(epoch + 1, self.config.epochs, float(loss))
             if watch.stop and watch.stop():
                 raise Stopped(f"The training was stopped after epoch {epoch + 1} of {self.config.epochs}.")
-        if watch.progress:
-            watch.progress(self.config.epochs, self.config.epochs, best)
         return kept
 
     def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:

@@ -29,17 +29,21 @@ from engine.methods._context import DEVIATION, ContextConfig, ContextLearner, Co
 from engine.methods._descriptions import description_card, sentence_features
 from engine.methods.base import LabelledFeatures
 from engine.tasks import Task, descriptions, tasks
-from engine.training import Batch, Recipe
+from engine.training import Batch, Recipe, Watch
 
 BANKS = ("task", "all")
 LOSSES = ("mse", "l1")
 
 
 def described(task: Task, bank: str) -> dict[str, list[str]]:
-    """Class -> descriptions: of the task, or ("all") of every task, its own classes first."""
+    """Class -> descriptions: of the task's labels, or ("all") of every task's, its own first. Classes that belong to the task
+    but are not among its labels (novel ones) are left out everywhere."""
     found: dict[str, list[str]] = {}
+    novel = set(descriptions(task.id).classes) - set(task.names)
     for each in [task.id, *(tasks() if bank == "all" else ())]:
         for name, words in descriptions(each).classes.items():
+            if name in novel:
+                continue
             into = found.setdefault(name, [])
             into += [sentence for sentence in words.sentences if sentence not in into]
     return found
@@ -93,6 +97,7 @@ class MedPromptCLIP(ContextMethod):
     name = "medpromptclip"
     needs_images = False
     learns = MedPromptCLIPLearner
+    varies = (*ContextMethod.varies, "weight", "weight_decay", "warmup_epochs", "warmup_lr")
 
     @dataclass(frozen=True)
     class Config(ContextConfig):
@@ -155,7 +160,7 @@ class FewShotLearner(ContextLearner):
     def __init__(self, backbone: PromptTunable, task: Task, methods: Sequence[Any], seeds: Sequence[int]):
         super().__init__(backbone, task, methods, seeds)
         for r, (method, seed) in enumerate(zip(methods, seeds, strict=True)):
-            start = method.stage_one(backbone, task, seed)
+            start = method.start or method.stage_one(backbone, task, seed)
             self.parameters[r] = {
                 name: nn.Parameter(torch.from_numpy(value).to(self.prompts.start.device)) for name, value in start.items()
             }
@@ -175,6 +180,7 @@ class MedPromptCLIPFewShot(ContextMethod):
 
     name = "medpromptclip-few-shot"
     learns = FewShotLearner
+    start: dict[str, np.ndarray] | None = None
 
     @dataclass(frozen=True)
     class Config(ContextConfig):
@@ -190,18 +196,33 @@ class MedPromptCLIPFewShot(ContextMethod):
         bank: str = "task"
         weight_decay: float = 0.1
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            _ = self.stage_one
+
+        @property
+        def stage_one(self) -> MedPromptCLIP.Config:
+            return MedPromptCLIP.Config(
+                template=self.template, tokens=self.tokens, random=self.random, depth=self.depth, bank=self.bank
+            )
+
     @property
     def recipe(self) -> Recipe:
         c = self.config
         return Recipe(c.epochs, c.batch, c.lr, "adamw", weight_decay=c.weight_decay, warmup_epochs=0)
 
-    def stage_one(self, backbone: Any, task: Task, seed: int) -> dict[str, np.ndarray]:
-        c = self.config
-        one = MedPromptCLIP.Config(template=c.template, tokens=c.tokens, random=c.random, depth=c.depth, bank=c.bank)
+    def prepared(self, backbone: Any, task: Task, seed: int, watch: Watch | None) -> MedPromptCLIPFewShot:
+        made = MedPromptCLIPFewShot(self.config)
+        made.start = self.stage_one(tunable(backbone, self.name), task, seed, watch)
+        return made
+
+    def stage_one(self, backbone: Any, task: Task, seed: int, watch: Watch | None = None) -> dict[str, np.ndarray]:
+        c, one = self.config, self.config.stage_one
         if c.faithful:  # no stage one: what it would have started from
             learner = MedPromptCLIPLearner(backbone, task, [MedPromptCLIP(one)], [seed])
             return {name: value.detach().cpu().numpy() for name, value in learner.parameters[0].items()}
-        return MedPromptCLIP(one).learn(backbone, task, seed=seed).learned
+        look = Watch(stop=watch.stop) if watch else None  # progress and checkpoint are the second stage's
+        return MedPromptCLIP(one).learn(backbone, task, seed=seed, watch=look).learned
 
     def about(self, task: Task) -> dict[str, Any]:
         return description_card(task)

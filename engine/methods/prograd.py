@@ -52,6 +52,7 @@ class ProGradLearner(ContextLearner):
 class ProGrad(ContextMethod):
     name = "prograd"
     learns = ProGradLearner
+    varies = (*ContextMethod.varies, "temperature", "share")
 
     @dataclass(frozen=True)
     class Config(ContextConfig):

@@ -91,7 +91,7 @@ class TipAdapter:
         seed: int = 1,
         watch: Watch | None = None,
     ) -> PromptSet:
-        data = check_data(self.name, task, data)
+        data = check_data(self.name, backbone, task, data)
         head = start(self, backbone, task, data)
         head = searched(head, data) if self.config.search else head
         return made_set(self, backbone, task, head, "cache", template=HAND_WRITTEN, data=data_card(data, seed))
@@ -128,6 +128,7 @@ class KeysLearner:
 
 class TipAdapterF(Trained):
     name = "tip-adapter-f"
+    varies = (*Trained.varies, "alpha", "beta", "search")
 
     @dataclass(frozen=True)
     class Config(CacheConfig):
