@@ -326,7 +326,11 @@ def run_import(args: argparse.Namespace) -> int:
     folder = args.out / prompts.name
     if folder.exists() and not args.force:
         raise engine.PromptSetError(f"There is a prompt set {prompts.name!r} already.", "Add --force to replace it.")
-    print(prompts.save(folder))
+    return _written(prompts.save(folder), args)
+
+
+def _written(path: Path, args: argparse.Namespace) -> int:
+    print(json.dumps({"schema": 1, "results": [{"written": str(path)}]}, indent=1) if args.json else path)
     return 0
 
 
@@ -338,8 +342,9 @@ def _import_bank(args: argparse.Namespace) -> int:
     if target.exists() and not args.force:
         raise engine.DataError(f"There is a file {str(target)!r} already.", "Add --force to replace it.")
     target.write_text(json.dumps(bank, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{target}: set PROMPTSCOPE_DESCRIPTIONS to its folder to learn from it")
-    return 0
+    if not args.json:
+        print("Set PROMPTSCOPE_DESCRIPTIONS to the folder of this file to learn from it:")
+    return _written(target, args)
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -347,8 +352,7 @@ def run_export(args: argparse.Namespace) -> int:
     target = args.out or Path(f"{prompts.name}.safetensors")
     if target.exists() and not args.force:
         raise engine.PromptSetError(f"There is a file {str(target)!r} already.", "Add --force to replace it.")
-    print(prompts.export(target))
-    return 0
+    return _written(prompts.export(target), args)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -434,11 +438,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--force", action="store_true", help="replace what is there")
     p.add_argument("--out", type=Path, default=LIBRARY)
     machine(p)
+    p.add_argument("--json", action="store_true")
 
     p = verb("export", run_export, "One file of a prompt set, to send; `import` takes it.")
     p.add_argument("prompts", metavar="SET")
     p.add_argument("--out", type=Path, default=None, metavar="FILE")
     p.add_argument("--force", action="store_true", help="replace what is there")
+    p.add_argument("--json", action="store_true")
 
     p = verb("bench", bench.run, "Performance ratios, measured in one run on this machine.")
     p.add_argument("--only", nargs="+", default=None, metavar="KEY", help=", ".join(bench.KEYS))

@@ -364,9 +364,9 @@ def test_tune_evaluate_export_and_import_from_the_command_line(capsys, root, tmp
     assert code == 0
     code, _, err = run(capsys, "export", made["folder"], "--out", str(tmp_path / "one.safetensors"))
     assert code == 2 and "Add --force" in err
-    code, out, err = run(capsys, "import", str(tmp_path / "one.safetensors"), "--out", str(tmp_path / "library"))
+    code, out, err = run(capsys, "import", str(tmp_path / "one.safetensors"), "--out", str(tmp_path / "library"), "--json")
     assert code == 0, err
-    again, before = engine.PromptSet.load(out.strip()), engine.PromptSet.load(made["folder"])
+    again, before = engine.PromptSet.load(json.loads(out)["results"][0]["written"]), engine.PromptSet.load(made["folder"])
     assert again.card == before.card and np.array_equal(again.learned["context"], before.learned["context"])
 
 
@@ -394,3 +394,23 @@ def test_reproduce_from_the_command_line(capsys, root, tmp_path):
         capsys, "reproduce", *words, "--views", "1", "--seeds", "1", "--out", str(tmp_path / "r.csv"), "--json"
     )
     assert json.loads(out)["summary"][0]["method"] == "tip-adapter"
+
+
+def test_a_bank_is_imported_and_learned_from_in_place_of_ours(capsys, tmp_path, monkeypatch, mini):
+    bank = {name: [f"{name} seen from side {i}." for i in range(3)] for name in TASK.names}
+    (tmp_path / "upstream.json").write_text(json.dumps(bank))
+    target = tmp_path / "banks" / "busi.json"
+    target.parent.mkdir()
+    words = ["import", str(tmp_path / "upstream.json"), "--bank", "--task", "busi", "--out", str(target)]
+    code, out, err = run(capsys, *words)
+    assert code == 0 and "PROMPTSCOPE_DESCRIPTIONS" in out, err
+    monkeypatch.setenv("PROMPTSCOPE_DESCRIPTIONS", str(target.parent))
+    made = engine.METHODS["description-ensemble"]().learn(mini, TASK)
+    mean = mini.encode_texts(bank["malignant tumor"]).mean(dim=0)
+    np.testing.assert_allclose(made.class_embeddings[1], (mean / mean.norm()).numpy(), atol=1e-6)
+
+
+def test_the_benchmarks_56_classes_are_described():
+    benchmark = [t for t in engine.tasks().values() if t.benchmark]
+    assert len(benchmark) == 11 and sum(len(t.names) for t in benchmark) == 56
+    assert all(len(set(words.sentences)) >= 30 for t in benchmark for words in engine.descriptions(t.id).classes.values())
