@@ -3,6 +3,7 @@
 PYTHON ?= python3
 DATA ?= ../shared/data
 ARGS ?=
+JOBS ?= 2
 
 PY = .venv/bin/python
 SETUP = PYTHON="$(PYTHON)" sh scripts/setup.sh
@@ -12,14 +13,14 @@ SETUP = PYTHON="$(PYTHON)" sh scripts/setup.sh
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
-	@echo '  Variables: PYTHON=python3.12 (for a new .venv)  ARGS="-k dicom" (for pytest)  DATA=FOLDER (for mini)'
+	@echo '  Variables: PYTHON=python3.12 (for a new .venv)  ARGS="-k dicom" JOBS=2 (for pytest)  DATA=FOLDER (for mini)'
 
 run: setup ## start the page (settings: PROMPTSCOPE_* variables)
 	@$(PY) -m app
 
 test: setup ## run the tests, those in a browser included
 	@browser=$$($(SETUP) browser) && echo "PromptScope: running the tests; browser: $$browser" && \
-	PROMPTSCOPE_CHROMIUM="$$browser" $(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 PROMPTSCOPE_CHROMIUM="$$browser" $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: lint test ## ruff, mypy, then the tests: run it before every commit
 
@@ -37,8 +38,8 @@ setup-test: setup ## setup, and a Chromium for the tests where none is installed
 mini: setup ## train the embedded backbone scope-mini (resumes by itself)
 	$(PY) scripts/train_mini.py --data $(DATA)
 
-prompts: setup ## write the prompt sets of learned_prompts/ anew
-	$(PY) -m engine prompts
+prompts: setup ## make the learned prompt sets of learned_prompts/ again, with their metrics
+	$(PY) scripts/ship_sets.py --data $(DATA)
 
 clean: ## remove caches and test artefacts; .venv and runs/ stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache test-artefacts .gradio flagged

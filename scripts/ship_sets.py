@@ -25,6 +25,7 @@ from engine.backbones.scope_mini import FOLDER
 from engine.data import unit
 from engine.prompts import LIBRARY, PromptSet
 
+LEARNED = "CC BY-NC 4.0, as scope-mini's weights and part of the images"
 UNTUNED = "description-ensemble"  # what every learned set is compared with
 
 
@@ -75,7 +76,8 @@ def ship(made: PromptSet, tested: Tested, backbone: engine.Backbone, untuned: Pr
         for name in ("accuracy", "balanced_accuracy"):
             i = engine.paired_difference(scored.truth, before.probabilities, scored.probabilities, scored.unit_names, name)
             metrics.append(entry(f"{name} minus the untuned {UNTUNED}'s", i))
-    replace(made, card=made.card | {"metrics": metrics}).save(LIBRARY / made.name)
+    licence = {"licence": LEARNED} if untuned else {}
+    replace(made, card=made.card | {"metrics": metrics} | licence).save(LIBRARY / made.name)
     return scored
 
 
