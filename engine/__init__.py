@@ -18,6 +18,7 @@ from engine.explain import EXPLANATIONS, explain, explanations_for
 from engine.features import features_of, views_of
 from engine.importing import import_bank, import_checkpoint
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
+from engine.methods.base import set_name
 from engine.predict import bound, embed, predict, read_off
 from engine.preprocess import Preprocess, place, prepare
 from engine.prompts import PromptSet, library
@@ -107,6 +108,7 @@ __all__ = [
     "reproduce",
     "result_row",
     "samples",
+    "set_name",
     "straddling",
     "summary",
     "task",

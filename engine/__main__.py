@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ def run_prompts(args: argparse.Namespace) -> int:
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
     for task in args.tasks or list(engine.tasks()):
         for method in args.methods or engine.instant():
-            made = engine.method(method, task)
+            made = engine.method(method, task, "words-alone")
             if made.needs_images:
                 raise engine.DataError(f"The method {method!r} needs labelled images.", "Use `tune`.")
             prompts = made.learn(backbone, engine.task(task))
@@ -253,34 +254,68 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
+def _views(text: str) -> int:
+    if text == "exact":
+        return engine.EXACT
+    if not text.isdigit() or int(text) < 1:
+        raise engine.DataError(f"{text!r} views cannot be made.", "Write a number from 1, or exact.")
+    return int(text)
+
+
 def run_tune(args: argparse.Namespace) -> int:
-    options = _options(args.set) | ({"faithful": True} if args.faithful else {})
-    method = engine.method(args.method, args.task or "", "few-shot" if args.data else "words-alone", **options)
-    if method.needs_images and not args.data:
+    views, options = _views(args.views), _options(args.set) | ({"faithful": True} if args.faithful else {})
+    needs_images = engine.METHODS[args.method].needs_images
+    method = engine.method(args.method, args.task or "", "few-shot" if needs_images else "words-alone", **options)
+    if needs_images and not args.data:
         raise engine.DataError(f"The method {args.method!r} needs labelled images.", "Name them with --data.")
-    if not method.needs_images and not args.task:
+    if not needs_images and not args.task:
         raise engine.DataError(f"The method {args.method!r} learns from a task's descriptions.", "Name it with --task.")
     task = engine.task(args.task) if args.task else None
-    examples = engine.read_examples(args.data, task) if args.data and method.needs_images else []
+    examples = engine.read_examples(args.data, task) if args.data else []
     task = task or engine.task_of(examples)
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
+    folder = args.out / (args.name or engine.set_name(method, backbone, task))
+    if folder.exists() and not args.force:
+        raise engine.PromptSetError(
+            f"There is a prompt set {folder.name!r} in {str(args.out)!r} already.", "Give this one a --name, or add --force."
+        )
+    if examples and not any(e.split for e in examples):  # no split of their own: some whole patients are kept for the test
+        engine.check_examples(examples)
+        kept, test = engine.hold_out(examples, seed=args.seed)
+    else:
+        kept, test = examples, [e for e in examples if e.split == "test"]
     watch = engine.Watch(progress=_epochs_done, checkpoint=args.checkpoint)
-    views = engine.EXACT if args.views == "exact" else int(args.views)
-    prompts = engine.tune(method, backbone, task, examples, args.shots, args.seed, args.sampler, views, watch, _images_done)
-    folder = prompts.save(args.out / prompts.name)
+    prompts = engine.tune(method, backbone, task, kept, args.shots, args.seed, args.sampler, views, watch, _images_done)
+    if args.name:
+        prompts = replace(prompts, card=prompts.card | {"name": args.name})
+    prompts.save(folder)
+    tested = _beside_zero_shot(prompts, backbone, task, test) if test else {}
     if args.json:
-        about = {
-            "prompt_set": prompts.name,
-            "folder": str(folder),
-            "data": prompts.card["data"],
-            "method": prompts.card["method"],
-        }
+        about = {"prompt_set": prompts.name, "folder": str(folder), "test": tested}
+        about |= {k: prompts.card[k] for k in ("data", "method")}
         print(json.dumps({"schema": 1, "notice": engine.NOTICE, "results": [about]}, indent=1))
         return 0
-    print(f"{folder}: learned from {prompts.card['data']['images']} images; compare it with zero-shot before you use it:")
-    rest = f"--prompts {folder} {task.id}-zero-shot" if task.id in engine.tasks() else f"--prompts {folder}"
-    print(f"  python -m engine evaluate --data {args.data or 'FOLDER'} --split test --backbone {args.backbone} {rest}")
+    print(f"{folder}: learned from {prompts.card['data']['images']} images")
+    for name, i in tested.items():
+        print(f"  {name:42} {i['value']:6.1%}  (95 % {i['low']:.1%} to {i['high']:.1%})")
+    print("  on images that it did not learn from" if tested else "  not tested: the data have no images left for that")
     return 0
+
+
+def _beside_zero_shot(
+    prompts: engine.PromptSet, backbone: Backbone, task: engine.Task, test: list[engine.Example]
+) -> dict[str, dict[str, float]]:
+    """Balanced accuracy of the set, of zero-shot, and their difference, with intervals."""
+    zero = engine.METHODS["zero-shot"]().learn(backbone, task)
+    after, before = (engine.evaluate(test, backbone, each) for each in (prompts, zero))
+    metric = "balanced_accuracy"
+    more = engine.paired_difference(after.truth, before.probabilities, after.probabilities, after.unit_names, metric)
+    named = {
+        f"{metric} of {len(test)} images": after.metrics[metric],
+        "of zero-shot": before.metrics[metric],
+        "difference": more,
+    }
+    return {name: {"value": i.value, "low": i.low, "high": i.high} for name, i in named.items()}
 
 
 def run_reproduce(args: argparse.Namespace) -> int:
@@ -292,14 +327,15 @@ def run_reproduce(args: argparse.Namespace) -> int:
         shots=tuple(args.shots),
         seeds=tuple(args.seeds),
         out=args.out,
-        views=engine.EXACT if args.views == "exact" else int(args.views),
+        views=_views(args.views),
         sampler=args.sampler or "",
         faithful=args.faithful,
         options=json.dumps(_options(args.set), sort_keys=True),
         targets=tuple(args.targets),
     )
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
-    rows = engine.reproduce(asked, backbone, lambda line: print(line, file=sys.stderr, flush=True))
+    watch = engine.Watch(progress=_epochs_done)
+    rows = engine.reproduce(asked, backbone, lambda line: print(line, file=sys.stderr, flush=True), watch, _images_done)
     if args.json:
         print(json.dumps({"schema": 1, "rows": rows, "summary": engine.summary(rows, args.out)}, indent=1))
     else:
@@ -407,6 +443,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options of the method")
     p.add_argument("--checkpoint", type=Path, default=None, help="file from which a stopped training goes on")
     p.add_argument("--out", type=Path, default=LIBRARY, help="folder of the set's folder (default: the library)")
+    p.add_argument("--name", default=None, help="of the set (default: TASK-METHOD-BACKBONE)")
+    p.add_argument("--force", action="store_true", help="replace a set of this name")
     machine(p)
     p.add_argument("--json", action="store_true")
 
@@ -422,7 +460,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--sampler", default=None, choices=["papers", "grouped"])
     p.add_argument("--faithful", action="store_true", help="as upstream's code does it, quirks included")
     p.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options of the methods, over the papers'")
-    p.add_argument("--metric", default="accuracy", help="of the printed tables")
+    p.add_argument("--metric", default="accuracy", choices=list(engine.METRICS), help="of the printed tables")
     p.add_argument("--out", type=Path, default=Path("results.csv"), help="the table; a run that is in it is not run again")
     machine(p)
     p.add_argument("--json", action="store_true")

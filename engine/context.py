@@ -21,6 +21,17 @@ def sentences(template: str, names: Sequence[str]) -> list[str]:
     return [template.replace("{}", name) for name in names]
 
 
+def start_of(backbone: PromptTunable, words: str, tokens: int) -> Tensor:
+    """(n, W) float32: the embeddings of the first n word pieces. Raises DataError where there are fewer."""
+    ids = backbone.tokenize([words]).to(backbone.device)
+    if ids.shape[1] < tokens + 2:
+        raise DataError(
+            f"{words!r} has {ids.shape[1] - 2} word pieces on {backbone.id!r}, not {tokens}.", "Take fewer tokens."
+        )
+    with torch.no_grad():
+        return backbone.embed_tokens(ids).vectors[0, 1 : 1 + tokens].float().clone()
+
+
 class Prompts:
     """The prompts of C classes, into which contexts are put. tokens : n; 0 takes all word pieces before the class.
 

@@ -20,6 +20,7 @@ from engine.readers import read_image
 from engine.store import Store
 from engine.types import Example, Image, VisualPrompt
 
+VERSION = 1  # of readers and crops: features that the store keeps under another one are made again
 BATCH = 32  # inputs of one forward pass
 
 Progress = Callable[[int, int], None]
@@ -61,7 +62,7 @@ def views_of(
     if not examples:
         raise DataError("There are no labelled images.", "Give class folders, a CSV or a split file that name some.")
     first = "random" if all_random else "plain"
-    kind = f"{backbone.weights_hash} {backbone.dtype} {_words(visual_prompt)} {first} {seed}" if store else ""
+    kind = f"{VERSION} {backbone.weights_hash} {backbone.dtype} {_words(visual_prompt)} {first} {seed}" if store else ""
     found: list[np.ndarray | None] = []
     waiting: list[tuple[int, str, np.ndarray]] = []  # example, key, (V, 3, S, S)
     for i, example in enumerate(examples):

@@ -311,23 +311,22 @@ def import_bank(path: str | Path, task: Task, name: str | None = None) -> dict[s
     if missing:
         held = ", ".join(list(found)[:12]) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
         raise DataError(f"The bank {path.name!r} has no sentences for: {', '.join(missing)}.", f"It holds: {held}.")
-    classes, dropped = {}, 0
+    classes, repeated = {}, 0
     for label, (key,) in of.items():
         sentences = [_sentence(each) for each in found[key] if each.strip()]
-        distinct = list(dict.fromkeys(sentences))
-        dropped += len(sentences) - len(distinct)
+        repeated += len(sentences) - len(set(sentences))
         classes[label] = {
             "synonyms": {slot: [] for slot in ("medical", "query", "lay")},
             "attributes": {
                 slot: attributes.get(label, {}).get(slot, []) for slot in ("colour", "shape", "location", "texture")
             },
-            "sentences": distinct,
+            "sentences": sentences,
             "negatives": [],
         }
     silent = [label for label, about in classes.items() if not about["sentences"]]
     if silent:
         raise DataError(f"The bank {path.name!r} has no sentences for: {', '.join(silent)}.", "Its lists are empty.")
-    source = f"Imported from {form}; {dropped} repeated sentences were left out."
+    source = f"Imported from {form}; {repeated} sentences are repeats, which are kept: they weigh in upstream's means."
     return {"task": task.id, "source": source, "licence": LICENCE, "classes": classes}
 
 
@@ -376,7 +375,8 @@ def _captions(
                 f"The bank {name!r} has {len(texts)} classes; the task {task.id!r} has {len(task.names)}: {', '.join(task.names)}."
             )
         for c, (label, text) in enumerate(zip(task.names, texts, strict=True)):
-            sentences[label].append(text)
+            if text not in sentences[label]:
+                sentences[label].append(text)
             for slot, words in slots.items():
                 if len(words) == len(texts) and words[c] not in attributes[label].setdefault(slot, []):
                     attributes[label][slot].append(words[c])

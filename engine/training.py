@@ -73,8 +73,8 @@ class Run:
 
     about : what else makes a training another one (the method's options), for the checkpoint
 
-    With V = recipe.epochs each epoch has its own views (upstream's protocol, every crop rendered beforehand); with fewer,
-    each item's view is drawn anew each time.
+    own_views : each epoch has its own (V = recipe.epochs: upstream's protocol, every crop rendered beforehand); else each
+    item's view is drawn anew each time
     """
 
     views: Tensor
@@ -82,6 +82,7 @@ class Run:
     recipe: Recipe
     seed: int
     about: str = ""
+    own_views: bool = False
 
     @property
     def batch(self) -> int:
@@ -104,9 +105,7 @@ class Run:
             drawn = torch.randperm(len(self.targets), generator=generator)[:used]
             which = torch.randint(len(self.views), (used,), generator=generator)
             items.append(drawn.view(-1, self.batch))
-            views.append(
-                (torch.full((used,), epoch) if len(self.views) == self.recipe.epochs else which).view(-1, self.batch)
-            )
+            views.append((torch.full((used,), epoch) if self.own_views else which).view(-1, self.batch))
         return torch.cat(items), torch.cat(views)
 
 

@@ -15,7 +15,7 @@ from engine.features import Progress, features_of, views_of
 from engine.methods.base import LabelledFeatures, visual_prompt
 from engine.prompts import PromptSet
 from engine.store import Store
-from engine.tasks import Label, Task
+from engine.tasks import Label, Task, descriptions
 from engine.training import Watch
 from engine.types import Example
 
@@ -47,7 +47,7 @@ def labelled(
     count = method.recipe.epochs if exact else max(1, views)
     made = views_of(train, backbone, count, seed, progress, prompt, store, all_random=exact)
     held = features_of(validation, backbone, visual_prompt=prompt, store=store) if validation else None
-    return LabelledFeatures(made, targets(train, task), held, targets(validation, task) if validation else None)
+    return LabelledFeatures(made, targets(train, task), held, targets(validation, task) if validation else None, exact)
 
 
 def targets(examples: Sequence[Example], task: Task) -> np.ndarray:
@@ -81,9 +81,13 @@ def tune(
     if sampler not in SAMPLERS:
         raise DataError(f"There is no sampler {sampler!r}.", f"Choose one of: {', '.join(SAMPLERS)}.")
     check_examples(list(examples))
-    targets(examples, task)
+    absent = sorted(set(task.names) - {task.names[i] for i in targets(examples, task)})
+    if absent:
+        raise DataError(f"No image shows {absent[0]!r}.", "Give each class at least one image.")
+    if method.needs_descriptions:
+        descriptions(task.id)
     train, validation = SAMPLERS[sampler](list(examples), shots, seed)
     data = labelled(method, backbone, task, train, validation, views, seed, progress)
     made = method.learn(backbone, task, data, seed, watch)
-    about = made.card["data"] | {"shots": shots, "sampler": sampler, "views": "exact" if views == EXACT else views}
+    about = made.card["data"] | {"sampler": sampler, "views": "exact" if views == EXACT else views}
     return replace(made, card=made.card | {"data": about})

@@ -101,7 +101,9 @@ def main() -> None:
     args = parser.parse_args()
     backbone = engine.load_backbone("scope-mini")
     tests = test_sets(args.data, backbone)
-    wanted = [(task, method) for task in args.tasks for method in args.methods] or shipped("scope-mini")
+    there = shipped("scope-mini")
+    tasks, methods = args.tasks or dict.fromkeys(t for t, _ in there), args.methods or dict.fromkeys(m for _, m in there)
+    wanted = [(t, m) for t in tasks for m in methods] if args.tasks or args.methods else there
     for task_id, name in wanted:
         task, began = engine.task(task_id), time.perf_counter()
         method = engine.method(name, task_id)

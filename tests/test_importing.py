@@ -582,9 +582,9 @@ def test_a_python_file_is_parsed_and_not_run(tmp_path):
     bank = import_bank(path, TWO)
     assert not canary.exists()
     assert list(bank["classes"]) == ["benign tumor", "normal scan"]
-    assert bank["classes"]["benign tumor"]["sentences"] == ["One.", "Two."]
+    assert bank["classes"]["benign tumor"]["sentences"] == ["One.", "Two.", "One."]
     assert bank["classes"]["normal scan"]["sentences"] == ["Three"]
-    assert bank["source"] == "Imported from BIOMEDDPT_TEMPLATES of prompt_templates.py; 1 repeated sentences were left out."
+    assert bank["source"].startswith("Imported from BIOMEDDPT_TEMPLATES of prompt_templates.py; 1 sentences are repeats")
     assert bank["licence"] == "unknown: imported by the user" and bank["task"] == "busi"
     other = import_bank(path, TWO, "BIOMEDCOOP_TEMPLATES")
     assert other["classes"]["normal scan"]["sentences"] == ["Six."]
@@ -611,9 +611,9 @@ def test_a_medpromptclip_bank_is_cleaned(tmp_path):
         json.dumps({"Benign_tumor": ["It is round..", "", "Two\nlines.", "It is round."], "No_Finding": ["None.."]})
     )
     bank = import_bank(path, TWO)
-    assert bank["classes"]["benign tumor"]["sentences"] == ["It is round.", "Two lines."]
+    assert bank["classes"]["benign tumor"]["sentences"] == ["It is round.", "Two lines.", "It is round."]
     assert bank["classes"]["normal scan"]["sentences"] == ["None."]
-    assert "MedPromptCLIP; 1 repeated" in bank["source"]
+    assert "MedPromptCLIP; 1 sentences are repeats" in bank["source"]
 
 
 def captions(*images):

@@ -197,7 +197,7 @@ def test_each_item_is_drawn_once_an_epoch_and_an_incomplete_batch_is_dropped_whe
 
 
 def test_with_a_view_for_each_epoch_epoch_e_sees_view_e():
-    _, views = run(9, SGD, views=SGD.epochs).order()
+    _, views = replace(run(9, SGD, views=SGD.epochs), own_views=True).order()
     assert views.view(SGD.epochs, -1).tolist() == [[e] * 8 for e in range(SGD.epochs)]
 
 

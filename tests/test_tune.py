@@ -19,7 +19,7 @@ from engine.__main__ import main
 from engine.errors import DataError, ImageError
 from engine.features import features_of, views_of
 from engine.preprocess import _random_box, random_views
-from engine.reproduce import COLUMNS, published, rows_of, summary
+from engine.reproduce import COLUMNS, KEY, _place, published, rows_of, summary
 from engine.store import Store
 from engine.tune import targets, tune
 
@@ -265,7 +265,9 @@ def test_a_table_has_one_row_a_run_and_goes_on_where_it_stopped(mini, root, tmp_
     mean = np.mean([float(r["accuracy"]) for r in rows if r["shots"] == "1"])
     assert mine["mean"] == pytest.approx(100 * mean, abs=1e-3) and mine["low"] <= mine["mean"] <= mine["high"]
     text = engine.markdown(rows_of(out), out)
-    assert "| coop |" in text and "[50.2, 50.2]" in text  # the papers' CoOp at one shot, in both tables
+    assert (
+        '| coop, options {"epochs": 2} |' in text and "[50.2, 50.2]" in text
+    )  # the papers' CoOp at one shot, in both tables
     kept = [p for p in out.with_suffix("").rglob("*") if p.is_file()]
     assert len(kept) == 5 and not any(b"p00" in p.read_bytes() for p in kept)
 
@@ -275,7 +277,8 @@ def test_a_stacked_run_equals_the_same_run_alone(mini, root, tmp_path):
     more = {"methods": ("kgcoop",), "options": options, "views": 2}
     together = engine.reproduce(asked(root, tmp_path / "a.csv", **more), mini, lambda _: None)
     alone = engine.reproduce(asked(root, tmp_path / "b.csv", shots=(2,), seeds=(2,), **more), mini, lambda _: None)
-    a, b = (np.load(next((tmp_path / n).glob("*kgcoop*-2-2-2-*.npz")))["probabilities"] for n in ("a", "b"))
+    key = (*(alone[0][k] for k in KEY), "test")
+    a, b = (np.load(_place(tmp_path / f"{n}.csv", key))["probabilities"] for n in ("a", "b"))
     np.testing.assert_allclose(a, b, atol=1e-4)
     assert alone[0]["accuracy"] == together[3]["accuracy"]
 
@@ -284,10 +287,37 @@ def test_base_to_novel_learns_half_of_the_classes_and_names_the_others(mini, roo
     """busi has three classes: two are base, and one novel class cannot be told from anything."""
     options = json.dumps({"epochs": 1})
     more = {"protocol": "base-to-novel", "methods": ("coop",), "shots": (2,), "seeds": (1,), "options": options}
-    rows = engine.reproduce(asked(root, tmp_path / "r.csv", **more), mini, lambda _: None)
-    assert [(r["test"], r["images"], r["notes"]) for r in rows] == [
-        ("base", "6", ""), ("novel", "", "only one novel class"),
-    ]  # fmt: skip
+    said = []
+    assert engine.reproduce(asked(root, tmp_path / "r.csv", **more), mini, said.append) == []
+    assert said == ["busi: left out, it has only one novel class"]
+
+
+def test_base_to_novel_tests_both_halves(mini, root, tmp_path):
+    """ctkidney's four classes, from the same pictures under its names."""
+    kidney, place = engine.task("ctkidney"), tmp_path / "data" / "CTKidney"
+    rows = []
+    place.mkdir(parents=True)
+    for c, label in enumerate(kidney.names):
+        for i in range(6):
+            (place / f"{c}{i}.png").write_bytes((root / "BUSI" / "normal_scan" / f"{i}.png").read_bytes())
+            rows.append([f"{c}{i}.png", label, f"p{c}{i}", "train" if i < 2 else "val" if i < 3 else "test"])
+    (place / "split.csv").write_text("path,label,patient,split\n" + "\n".join(",".join(row) for row in rows))
+    options = json.dumps({"epochs": 1})
+    more = {
+        "protocol": "base-to-novel",
+        "methods": ("coop", "tip-adapter"),
+        "shots": (1,),
+        "seeds": (1,),
+        "data": tmp_path / "data",
+    }
+    more |= {"datasets": ("ctkidney",)}
+    found = engine.reproduce(
+        asked(root, tmp_path / "r.csv", **more | {"methods": ("coop",), "options": options}), mini, print
+    )
+    assert [(r["test"], r["images"]) for r in found] == [("base", "6"), ("novel", "6")]
+    found = engine.reproduce(asked(root, tmp_path / "r.csv", **more | {"methods": ("tip-adapter",)}), mini, print)
+    assert found[3]["test"] == "novel" and "belongs to its classes" in found[3]["notes"] and not found[3]["accuracy"]
+    assert "HM of the averages" in engine.markdown(found, tmp_path / "r.csv")
 
 
 def test_a_context_carries_to_novel_classes_as_encoded_by_hand(mini, examples):
@@ -301,6 +331,46 @@ def test_a_context_carries_to_novel_classes_as_encoded_by_hand(mini, examples):
     probe = tune(engine.method("linear-probe"), mini, TASK, examples, shots=1, views=1)
     with pytest.raises(DataError, match="'linear-probe' learned belongs to its classes"):
         engine.carried(probe, mini, other)
+
+
+def test_rows_made_in_another_way_are_not_averaged_as_seeds(mini, root, tmp_path, monkeypatch):
+    """Another template, another bank: other runs, apart in the summary and in the table."""
+    out, more = tmp_path / "r.csv", {"methods": ("zero-shot",)}
+    engine.reproduce(asked(root, out, **more), mini, lambda _: None)
+    engine.reproduce(asked(root, out, **more, options=json.dumps({"template": "an image of {}."})), mini, lambda _: None)
+    found = summary(rows_of(out), out)
+    assert [e["seeds"] for e in found] == [1, 1]
+    assert "zero-shot, options {}" in engine.markdown(rows_of(out), out)
+    shipped = Path(engine.__file__).parent.parent / "assets" / "descriptions" / "busi.json"
+    (tmp_path / "busi.json").write_text(shipped.read_text() + " ")
+    monkeypatch.setenv("PROMPTSCOPE_DESCRIPTIONS", str(tmp_path))
+    assert len(engine.reproduce(asked(root, out, **more), mini, lambda _: None)) == 3
+
+
+def test_a_target_that_is_added_later_adds_its_row_alone(mini, root, tmp_path):
+    options = json.dumps({"epochs": 1})
+    more = {"protocol": "cross-dataset", "methods": ("coop",), "shots": (1,), "seeds": (1,), "options": options}
+    out = tmp_path / "r.csv"
+    engine.reproduce(asked(root, out, targets=("busi",), **more), mini, lambda _: None)
+    rows = rows_of(out)
+    out.write_text("\n".join(out.read_text().splitlines()[:2]) + "\n")  # stopped between the two tests
+    assert [r["test"] for r in engine.reproduce(asked(root, out, targets=("busi",), **more), mini, lambda _: None)] == [
+        r["test"] for r in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"out": Path("table")}, "cannot be 'table'. Name a file that ends in .csv"),
+        ({"protocol": "cross-dataset"}, "needs data sets to test on"),
+        ({"methods": ("coop",), "options": '{"tau": 1}'}, "'coop' has no option 'tau'"),
+        ({"protocol": "leave-one-out"}, "no protocol 'leave-one-out'"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_before_anything_runs(root, tmp_path, more, words):
+    with pytest.raises(DataError, match=words):
+        asked(root, more.pop("out", tmp_path / "r.csv"), **more)
 
 
 def test_words_alone_leaves_out_what_needs_images(mini, root, tmp_path):
@@ -354,10 +424,14 @@ def test_tune_evaluate_export_and_import_from_the_command_line(capsys, root, tmp
         "--views",
         "2",
     ]
+    words += ["--name", "mine"]
     code, out, err = run(capsys, *words, "--out", str(tmp_path), "--json")
     assert code == 0, err
     made = json.loads(out)["results"][0]
-    assert made["data"]["images"] == 6 and made["method"]["options"]["epochs"] == 2
+    assert made["data"]["images"] == 6 and made["method"]["options"]["epochs"] == 2 and made["prompt_set"] == "mine"
+    assert list(made["test"]) == ["balanced_accuracy of 9 images", "of zero-shot", "difference"]
+    code, _, err = run(capsys, *words, "--out", str(tmp_path))
+    assert code == 2 and "a prompt set 'mine'" in err and "add --force" in err
     code, out, _ = run(capsys, "evaluate", "--data", data, "--split", "test", "--prompts", made["folder"], "--json")
     assert code == 0 and json.loads(out)["results"][0]["images"] == 9
     code, out, _ = run(capsys, "export", made["folder"], "--out", str(tmp_path / "one.safetensors"))
@@ -378,11 +452,28 @@ def test_tune_evaluate_export_and_import_from_the_command_line(capsys, root, tmp
         (["--method", "telepathy", "--task", "busi"], "no method called 'telepathy'"),
         (["--method", "coop", "--task", "busi", "--data", "/nowhere"], "no file or folder at '/nowhere'"),
         (["--method", "coop", "--task", "busi", "--data", "x", "--set", "epochs"], "Write NAME=VALUE"),
+        (["--method", "coop", "--task", "busi", "--data", "x", "--views", "many"], "'many' views cannot be made"),
+        (["--method", "biomed-dpt", "--task", "busi", "--data", "x", "--set", "zero_tokens=-1"], "-1 zero tokens"),
+        (["--method", "clip-adapter", "--task", "busi", "--data", "x", "--set", "reduction=0"], "D / 0 wide"),
     ],
 )
 def test_tune_refuses_in_one_sentence(capsys, words, sentence):
     code, out, err = run(capsys, "tune", *words)
     assert code == 2 and sentence in err and "Traceback" not in err and err.count("\n") == 1 and not out
+
+
+def test_class_folders_without_splits_are_held_out_for_the_test(capsys, root, tmp_path):
+    own = tmp_path / "own"
+    for label in TASK.names[:2]:
+        (own / label).mkdir(parents=True)
+        for i in range(6):
+            (own / label / f"{i}.png").write_bytes((root / "BUSI" / label.replace(" ", "_") / f"{i}.png").read_bytes())
+    words = ["tune", "--data", str(own), "--method", "linear-probe", "--shots", "3", "--views", "1", "--out", str(tmp_path)]
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    assert "learned from 6 images" in out and "of 4 images" in out and "that it did not learn from" in out
+    made = engine.PromptSet.load(tmp_path / "own-linear-probe-scope-mini")
+    assert made.labels == ("benign tumor", "malignant tumor")
 
 
 def test_reproduce_from_the_command_line(capsys, root, tmp_path):

@@ -17,13 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.backbones.base import Backbone, PromptTunable
-from engine.context import Prompts
+from engine.context import Prompts, start_of
 from engine.errors import BackboneError, DataError
 from engine.methods.base import LabelledFeatures, Trained, linear_prompt_set
 from engine.prompts import PromptSet
 from engine.tasks import Task
 from engine.training import Batch, Recipe
 
+# Upstream copied BiomedCLIP's trainers for these, and not every quirk of BiomedCLIP's file is in the copies.
+WITH_FILES_OF_THEIR_OWN = ("clip-vit-b16", "clip-vit-b32", "pubmedclip", "pmc-clip")
 DEVIATION = 0.02  # of a random start, arXiv:2109.01134, section 4.1
 
 
@@ -31,12 +33,13 @@ DEVIATION = 0.02  # of a random start, arXiv:2109.01134, section 4.1
 class ContextConfig:
     """template : a sentence with {} for the class; tokens : how many word pieces at its start are learned, 0 for all that
     come before the class
-    random : start from random rows instead of the template's words; faithful : as upstream's code does it, quirks included
+    random : start from random rows instead of the template's words; words : start from these in their place; faithful : as upstream's code does it, quirks included
     """
 
     template: str = "a photo of a {}."
     tokens: int = 4
     random: bool = False
+    words: str = ""
     epochs: int = 100
     batch: int = 4
     lr: float = 0.0025
@@ -66,6 +69,8 @@ class ContextLearner:
         self.parameters: list[dict[str, Tensor]] = []
         for method, seed in zip(methods, seeds, strict=True):
             start = self.prompts.start
+            if method.config.words:
+                start = start_of(backbone, method.config.words, self.prompts.tokens)
             if method.config.random:
                 generator = torch.Generator().manual_seed(seed)
                 start = (torch.randn(start.shape, generator=generator) * DEVIATION).to(start.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.backbones.base import Backbone
@@ -41,6 +42,13 @@ def sentence_features(backbone: Backbone, sentences: list[str]) -> Tensor:
         store.put(new)
         found |= new
     return torch.stack([torch.from_numpy(found[key]) for key in keys]).to(backbone.device)
+
+
+def description_means(backbone: Backbone, task: Task, most: int) -> Tensor:
+    """(C, D), unit length: each class's mean of its first `most` descriptions' unit features."""
+    classes = descriptions(task.id).classes
+    rows = [sentence_features(backbone, list(classes[name].sentences[:most])).mean(dim=0) for name in task.names]
+    return F.normalize(torch.stack(rows), dim=-1)
 
 
 def description_features(backbone: Backbone, task: Task, most: int) -> Tensor:

@@ -32,6 +32,7 @@ class LabelledFeatures:
     """views (V, N, D) float32, unit length: V views of each image, all with the method's visual prompt where it has one;
     targets (N,) int64, indices of the task's labels.
 
+    own_views : V is the method's epochs, and each epoch sees its own view
     validation, validation_targets : (M, D) and (M,), plain views, for methods that choose something; None where there are none
     """
 
@@ -39,6 +40,7 @@ class LabelledFeatures:
     targets: np.ndarray
     validation: np.ndarray | None = None
     validation_targets: np.ndarray | None = None
+    own_views: bool = False
 
     @property
     def shots(self) -> int:
@@ -47,11 +49,13 @@ class LabelledFeatures:
 
 
 class Method(Protocol):
-    """name : its registry name; needs_images : False where it learns from words alone; is_trained : it takes more than a
+    """name : its registry name; needs_images : False where it learns from words alone; needs_descriptions : of the task;
+    is_trained : it takes more than a
     moment; config : its options, an instance of the class's own `Config`."""
 
     name: str
     needs_images: bool
+    needs_descriptions: bool
     is_trained: bool
     config: Any
 
@@ -104,6 +108,11 @@ def check_data(name: str, backbone: Backbone, task: Task, data: LabelledFeatures
     return data
 
 
+def set_name(method: Method, backbone: Backbone, task: Task) -> str:
+    """TASK-METHOD-BACKBONE, in the characters that a folder may have."""
+    return re.sub(r"[^a-z0-9_.-]", "-", f"{task.id}-{method.name}-{backbone.id}".lower())[:120]
+
+
 def made_set(
     method: Method,
     backbone: Backbone,
@@ -114,10 +123,9 @@ def made_set(
     **card: Any,
 ) -> PromptSet:
     """A prompt set with its card. card : fields beside what every card holds."""
-    name = re.sub(r"[^a-z0-9_.-]", "-", f"{task.id}-{method.name}-{backbone.id}".lower())
     about = {
         "schema_version": SCHEMA_VERSION,
-        "name": name[:120],
+        "name": set_name(method, backbone, task),
         "task": {"id": task.id, "title": task.title, "modality": task.modality, "organ": task.organ},
         "labels": list(task.names),
         "display": [label.display for label in task.labels],
@@ -161,6 +169,7 @@ class Trained:
 
     name: str
     needs_images: bool = True
+    needs_descriptions: bool = False
     is_trained: bool = True
 
     def __init__(self, config: Any = None):
@@ -231,7 +240,7 @@ def learn_stacked(
     for method, each, seed in zip(methods, items, seeds, strict=True):
         views, targets = torch.from_numpy(np.ascontiguousarray(each.views)), torch.from_numpy(each.targets)
         about = repr((method.name, method.config, backbone.weights_hash, task.id, task.names))
-        runs.append(Run(views.to(backbone.device), targets.to(backbone.device), method.recipe, seed, about))
+        runs.append(Run(views.to(backbone.device), targets.to(backbone.device), method.recipe, seed, about, each.own_views))
     for stage in range(first.stages):
         if first.stages > 1:
             learner.stage(stage)

@@ -5,8 +5,9 @@ loss = CE + l1_weight * mean |t_c - f_c| + kl_weight * KL(teacher || student) / 
 description features and the teacher's logits from the same image features. Nothing visual is learned: M zero tokens at
 every block dilute the attention (closed form in methods/biomed_dpt.md 1.4); the figure inserts them, the code overwrites the
 first M patches.
-faithful: overwrites, trains with the text tower's dropout, and, as upstream's default "middle" position has it on BERT,
-moves one word piece after the context to the context's middle.
+faithful: overwrites, trains with the text tower's dropout, and, as upstream's default "middle" position has it in BiomedCLIP's
+file, moves one word piece after the context to the context's middle. Left out: what its files for CLIP, PubMedCLIP and
+PMC-CLIP do otherwise (methods/biomed_dpt.md Q7).
 """
 
 from __future__ import annotations
@@ -17,14 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.backbones.base import Backbone, PromptTunable, VisualPrompted
 from engine.context import Prompts
-from engine.errors import BackboneError
-from engine.methods._context import ContextConfig, ContextLearner, ContextMethod, cross_entropy, divergence
-from engine.methods._descriptions import description_card, description_features
+from engine.errors import BackboneError, DataError
+from engine.methods._context import (
+    WITH_FILES_OF_THEIR_OWN,
+    ContextConfig,
+    ContextLearner,
+    ContextMethod,
+    cross_entropy,
+    divergence,
+)
+from engine.methods._descriptions import description_card, description_means
 from engine.tasks import Task
 from engine.training import Batch
 from engine.types import VisualPrompt
@@ -44,10 +51,9 @@ class BiomedDPTLearner(ContextLearner):
     def __init__(self, backbone: PromptTunable, task: Task, methods: Sequence[Any], seeds: Sequence[int]):
         super().__init__(backbone, task, methods, seeds)
         configs = [method.config for method in methods]
-        bank = description_features(backbone, task, configs[0].descriptions)  # (C, n, D)
-        self.teacher = F.normalize(bank.mean(dim=1), dim=-1)  # (C, D)
-        self.l1 = torch.tensor([c.l1_weight for c in configs], device=bank.device)
-        self.kl = torch.tensor([c.kl_weight for c in configs], device=bank.device)
+        self.teacher = description_means(backbone, task, configs[0].descriptions)  # (C, D)
+        self.l1 = torch.tensor([c.l1_weight for c in configs], device=self.teacher.device)
+        self.kl = torch.tensor([c.kl_weight for c in configs], device=self.teacher.device)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         t = self.class_features(batch.runs, self.dropout)
@@ -61,6 +67,7 @@ class BiomedDPTLearner(ContextLearner):
 
 class BiomedDPT(ContextMethod):
     name = "biomed-dpt"
+    needs_descriptions = True
     drops_out = True
     learns = BiomedDPTLearner
     varies = (*ContextMethod.varies, "l1_weight", "kl_weight")
@@ -83,6 +90,11 @@ class BiomedDPT(ContextMethod):
         def __post_init__(self) -> None:
             if self.template or self.tokens < 0:
                 super().__post_init__()
+            if self.zero_tokens < 0 or self.descriptions < 1:
+                raise DataError(
+                    f"{self.zero_tokens} zero tokens and {self.descriptions} descriptions cannot be.",
+                    "Take 0, and 1, or more.",
+                )
 
     def visual_prompt(self, backbone: Backbone) -> VisualPrompt | None:
         if not self.config.zero_tokens:
@@ -97,7 +109,7 @@ class BiomedDPT(ContextMethod):
         return self.config.template or made_template(task)
 
     def prompts(self, backbone: PromptTunable, task: Task, names: Sequence[str]) -> Prompts:
-        kind = MiddlePrompts if self.config.faithful else Prompts
+        kind = MiddlePrompts if self.config.faithful and backbone.id not in WITH_FILES_OF_THEIR_OWN else Prompts
         return kind(backbone, self.template(task), names, self.config.tokens)
 
     def about(self, task: Task) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Description i of every class is kept or dropped together, by q_i = mean over the
 
 Selection: "described" keeps |q - median| <= tau * MAD; "coded" is what upstream computes: it standardises that again, so that
 median and MAD cancel and |q - mean| <= tau * deviation is left; "folded" is upstream's PMC-CLIP file, which standardises
-|q - median|. Where nothing is kept, or all scores are equal, all descriptions are.
+|q - median|. Where nothing is kept, or the spread is 0, all descriptions are.
 faithful: the coded rule (folded on PMC-CLIP) and the text tower's dropout while training. Formulas: methods/biomedcoop.md 2.2.
 
 Legend: A active runs, B batch, C classes, n descriptions a class, D joint embedding.
@@ -76,6 +76,7 @@ class BiomedCoOpLearner(ContextLearner):
 
 class BiomedCoOp(ContextMethod):
     name = "biomedcoop"
+    needs_descriptions = True
     drops_out = True
     learns = BiomedCoOpLearner
     varies = (*ContextMethod.varies, "sccm_weight", "kdsp_weight", "tau")
@@ -83,7 +84,7 @@ class BiomedCoOp(ContextMethod):
     @dataclass(frozen=True)
     class Config(ContextConfig):
         """sccm_weight, kdsp_weight : lambda 1 and 2; tau : of the selection; descriptions : the most a class gives
-        selection : "described" or "coded"; `faithful` sets the coded one
+        selection : "described", "coded" or "folded"; `faithful` sets upstream's
         """
 
         sccm_weight: float = 1.0
@@ -94,6 +95,8 @@ class BiomedCoOp(ContextMethod):
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            if self.descriptions < 1:
+                raise DataError(f"{self.descriptions} descriptions a class teach nothing.", "Take 1 or more.")
             if self.selection not in RULES:
                 raise DataError(f"There is no selection {self.selection!r}.", f"Choose one of: {', '.join(RULES)}.")
 

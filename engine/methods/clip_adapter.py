@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from engine.backbones.base import Backbone
 from engine.context import sentences
+from engine.errors import DataError
 from engine.heads import AdapterHead
 from engine.methods._context import ContextLearner, cross_entropy
 from engine.methods.base import LabelledFeatures, Trained, made_set
@@ -65,6 +66,10 @@ class CLIPAdapter(Trained):
         batch: int = 32
         lr: float = 0.01
         faithful: bool = False
+
+        def __post_init__(self) -> None:
+            if self.reduction < 1:
+                raise DataError(f"The adapter cannot be D / {self.reduction} wide.", "Take a reduction of 1 or more.")
 
     @property
     def recipe(self) -> Recipe:

@@ -22,6 +22,7 @@ from engine.training import Watch
 class DescriptionEnsemble:
     name = "description-ensemble"
     needs_images = False
+    needs_descriptions = True
     is_trained = False
 
     @dataclass(frozen=True)

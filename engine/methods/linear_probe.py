@@ -46,6 +46,7 @@ def searched(data: LabelledFeatures, iterations: int) -> float:
 class LinearProbe:
     name = "linear-probe"
     needs_images = True
+    needs_descriptions = False
     is_trained = False
 
     @dataclass(frozen=True)

@@ -34,6 +34,7 @@ EVERY = 10  # epochs between steps of alpha
 class LPPlusPlus:
     name = "lp++"
     needs_images = True
+    needs_descriptions = False
     is_trained = True
 
     @dataclass(frozen=True)

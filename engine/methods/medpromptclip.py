@@ -7,7 +7,8 @@ which is the description ensemble: compare with it always. What may be gained is
 
 One prompted forward a class instead of one a sentence: the loss is the same, since the prompt depends on the class only.
 A description longer than the text tower is cut at a word (upstream cuts at a token).
-faithful: deep prompts are rounded to half precision at each forward, class names keep underscores while training.
+faithful: deep prompts are rounded to half precision at each forward; class names keep underscores while training where the
+context has more than five rows, and are in lower case where it has fewer.
 Left out: upstream's unused template and attribute data.
 
 Legend: A active runs, B batch, C classes, N descriptions, n rows, K deep layers, W token width, D joint embedding.
@@ -16,7 +17,7 @@ Legend: A active runs, B batch, C classes, N descriptions, n rows, K deep layers
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from engine.backbones.base import PromptTunable
+from engine.context import Prompts
 from engine.errors import BackboneError, DataError
 from engine.methods._context import DEVIATION, ContextConfig, ContextLearner, ContextMethod, cross_entropy, tunable
 from engine.methods._descriptions import description_card, sentence_features
 from engine.methods.base import LabelledFeatures
+from engine.prompts import PromptSet
 from engine.tasks import Task, descriptions, tasks
 from engine.training import Batch, Recipe, Watch
 
@@ -69,7 +72,10 @@ class MedPromptCLIPLearner(ContextLearner):
         self.l1 = method.config.loss == "l1"
         self.weight = torch.tensor([m.config.weight for m in methods], device=self.prompts.start.device)
         names = list(method.described(task))
-        names = [name.replace(" ", "_") for name in names] if method.config.faithful else names
+        if method.config.faithful and method.config.tokens > 5:
+            names = [name.replace(" ", "_") for name in names]
+        elif method.config.faithful:
+            names = [name.lower() for name in names]
         self.training_prompts = method.prompts(backbone, task, names)
         layers = min(method.config.depth, backbone.text_layers) - 1
         if layers < 1:
@@ -95,6 +101,7 @@ class MedPromptCLIPLearner(ContextLearner):
 
 class MedPromptCLIP(ContextMethod):
     name = "medpromptclip"
+    needs_descriptions = True
     needs_images = False
     learns = MedPromptCLIPLearner
     varies = (*ContextMethod.varies, "weight", "weight_decay", "warmup_epochs", "warmup_lr")
@@ -150,6 +157,11 @@ class MedPromptCLIP(ContextMethod):
         targets = np.repeat(np.arange(len(classes)), [len(each) for each in classes.values()])
         return LabelledFeatures(sentence_features(backbone, texts).cpu().numpy()[None], targets)
 
+    def of(self, learned: dict[str, np.ndarray], backbone: Any, task: Task) -> PromptSet:
+        if self.config.faithful and "deep" in learned:
+            learned = learned | {"deep": learned["deep"].astype(np.float16).astype(np.float32)}
+        return super().of(learned, backbone, task)
+
     def about(self, task: Task) -> dict[str, Any]:
         return description_card(task)
 
@@ -174,11 +186,13 @@ class FewShotLearner(ContextLearner):
 class MedPromptCLIPFewShot(ContextMethod):
     """MedPromptCLIP's few-shot stage: the text-learned prompts go on with a few labelled images.
 
-    faithful: starts at random as upstream's scripts do, which never load stage one (methods/medpromptclip.md Q1). Left out:
-    upstream also fine-tunes the whole image tower, by a freeze that is commented out (Q3).
+    faithful: upstream's scripts never load stage one and read other defaults (methods/medpromptclip.md Q1, Q2): the context starts
+    from the first four word pieces of "a fundus image of", whatever the modality, in "a photo of a {}."; deep prompts at
+    random. Left out: upstream also fine-tunes the whole image tower, by a freeze that is commented out (Q3).
     """
 
     name = "medpromptclip-few-shot"
+    needs_descriptions = True
     learns = FewShotLearner
     start: dict[str, np.ndarray] | None = None
 
@@ -216,9 +230,16 @@ class MedPromptCLIPFewShot(ContextMethod):
         made.start = self.stage_one(tunable(backbone, self.name), task, seed, watch)
         return made
 
+    def template(self, task: Task) -> str:
+        return "a photo of a {}." if self.config.faithful else self.config.template
+
+    def prompts(self, backbone: Any, task: Task, names: Sequence[str]) -> Prompts:
+        return Prompts(backbone, self.template(task), names, 4 if self.config.faithful else self.config.tokens)
+
     def stage_one(self, backbone: Any, task: Task, seed: int, watch: Watch | None = None) -> dict[str, np.ndarray]:
         c, one = self.config, self.config.stage_one
-        if c.faithful:  # no stage one: what it would have started from
+        if c.faithful:  # no stage one: upstream's own start
+            one = replace(one, template="a photo of a {}.", tokens=4, random=False, words="a fundus image of")
             learner = MedPromptCLIPLearner(backbone, task, [MedPromptCLIP(one)], [seed])
             return {name: value.detach().cpu().numpy() for name, value in learner.parameters[0].items()}
         look = Watch(stop=watch.stop) if watch else None  # progress and checkpoint are the second stage's

@@ -77,6 +77,7 @@ class CacheConfig:
 class TipAdapter:
     name = "tip-adapter"
     needs_images = True
+    needs_descriptions = False
     is_trained = False
     Config = CacheConfig
 

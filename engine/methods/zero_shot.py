@@ -16,6 +16,7 @@ from engine.training import Watch
 class ZeroShot:
     name = "zero-shot"
     needs_images = False
+    needs_descriptions = False
     is_trained = False
 
     @dataclass(frozen=True)
