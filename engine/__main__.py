@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,9 @@ def run_prompts(args: argparse.Namespace) -> int:
     return 0
 
 
+FEW = 30  # test images below which an interval promises more than it can hold
+
+
 # --- tune, reproduce ------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +277,9 @@ def run_tune(args: argparse.Namespace) -> int:
     task = engine.task(args.task) if args.task else None
     examples = engine.read_examples(args.data, task) if args.data else []
     task = task or engine.task_of(examples)
+    absent = [Path(e.path).name for e in examples if not Path(e.path).exists()] if needs_images else []
+    if absent:
+        raise engine.ImageError(f"{len(absent)} of {len(examples)} files are missing, the first is {absent[0]!r}.")
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
     folder = args.out / (args.name or engine.set_name(method, backbone, task))
     if folder.exists() and not args.force:
@@ -285,6 +292,8 @@ def run_tune(args: argparse.Namespace) -> int:
     else:
         kept, test = examples, [e for e in examples if e.split == "test"]
     watch = engine.Watch(progress=_epochs_done, checkpoint=args.checkpoint)
+    if args.checkpoint and args.checkpoint.is_file():
+        print(f"  going on from {args.checkpoint}", file=sys.stderr)
     prompts = engine.tune(method, backbone, task, kept, args.shots, args.seed, args.sampler, views, watch, _images_done)
     if args.name:
         prompts = replace(prompts, card=prompts.card | {"name": args.name})
@@ -295,10 +304,17 @@ def run_tune(args: argparse.Namespace) -> int:
         about |= {k: prompts.card[k] for k in ("data", "method")}
         print(json.dumps({"schema": 1, "notice": engine.NOTICE, "results": [about]}, indent=1))
         return 0
-    print(f"{folder}: learned from {prompts.card['data']['images']} images")
+    about = prompts.card["data"]
+    print(f"{folder}: learned from " + (f"{about['images']} images" if needs_images else "words alone"))
+    if needs_images and about["shots"] < args.shots:
+        print(f"  {args.shots} images a class were asked for; the smallest class had {about['shots']} to learn from")
     for name, i in tested.items():
         print(f"  {name:42} {i['value']:6.1%}  (95 % {i['low']:.1%} to {i['high']:.1%})")
-    print("  on images that it did not learn from" if tested else "  not tested: the data have no images left for that")
+    if tested:
+        few = "; so few say little, whatever the interval" if len(test) < FEW else ""
+        print(f"  on {len(test)} images that it did not learn from{few}")
+    elif needs_images:
+        print("  not tested: the data have no images left for that")
     return 0
 
 
@@ -310,11 +326,7 @@ def _beside_zero_shot(
     after, before = (engine.evaluate(test, backbone, each) for each in (prompts, zero))
     metric = "balanced_accuracy"
     more = engine.paired_difference(after.truth, before.probabilities, after.probabilities, after.unit_names, metric)
-    named = {
-        f"{metric} of {len(test)} images": after.metrics[metric],
-        "of zero-shot": before.metrics[metric],
-        "difference": more,
-    }
+    named = {metric: after.metrics[metric], f"{metric}_of_zero_shot": before.metrics[metric], "difference": more}
     return {name: {"value": i.value, "low": i.low, "high": i.high} for name, i in named.items()}
 
 
@@ -350,7 +362,9 @@ def run_import(args: argparse.Namespace) -> int:
     if args.bank:
         return _import_bank(args)
     path = Path(args.file)
-    if path.suffix == ".safetensors" or path.is_dir():
+    if not path.exists():
+        raise engine.PromptSetError(f"There is no file {str(path)!r}.")
+    if path.is_dir() or not zipfile.is_zipfile(path):  # torch writes its checkpoints as zip archives
         prompts = engine.PromptSet.load(path)
     else:
         if not args.task:
@@ -494,6 +508,10 @@ def main(words: list[str] | None = None) -> int:
     args = parser().parse_args(words)
     try:
         return args.run(args)
+    except KeyboardInterrupt:
+        goes_on = getattr(args, "checkpoint", None) or args.verb == "reproduce"
+        print("\nStopped." + (" The same command goes on where it was." if goes_on else ""), file=sys.stderr)
+        return 130
     except engine.EngineError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:

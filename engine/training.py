@@ -157,7 +157,8 @@ class History:
 def train(learner: Learner, runs: list[Run], watch: Watch | None = None, steps: int | None = None) -> History:
     """Trains the learner's parameters in place; `steps` ends it early (parity tests, bench).
 
-    Raises Stopped where the watch asks for it, DataError where the loss is no longer a number.
+    Raises Stopped where the watch asks for it, DataError where the loss is no longer a number, or where the checkpoint is
+    another training's.
     """
     watch = watch or Watch()
     device = next(iter(learner.parameters[0].values())).device
@@ -172,7 +173,7 @@ def train(learner: Learner, runs: list[Run], watch: Watch | None = None, steps: 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(runs[0].seed)
         key = _key(learner, runs) if watch.checkpoint else ""
-        if watch.checkpoint and watch.checkpoint.is_file():
+        if watch.checkpoint and watch.checkpoint.exists():
             start = _resume(watch.checkpoint, key, learner, optimiser, history, steps_seen)
         told = 0.0
         for step in range(start, total):
@@ -286,15 +287,20 @@ def _save(
 
 
 def _resume(path: Path, key: str, learner: Learner, optimiser: torch.optim.Optimizer, history: History, seen: Values) -> int:
-    """The step to go on from; 0 where the file belongs to another training or is damaged."""
+    """The step to go on from. Raises DataError where the file is anything else than a checkpoint of this very training: it
+    may be dear to somebody."""
+    fault = DataError(
+        f"{path.name!r} is no checkpoint of this training (of other data, options or seed, or damaged).",
+        "Remove it, or name another file.",
+    )
     try:
         with safetensors.safe_open(path, framework="pt") as stored:
             about = stored.metadata() or {}
             if about.get("key") != key:
-                return 0
+                raise fault
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
     except (safetensors.SafetensorError, OSError):
-        return 0
+        raise fault from None
     torch.set_rng_state(tensors.pop("random"))
     if "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors.pop("random.cuda"), next(iter(learner.parameters[0].values())).device)

@@ -429,7 +429,7 @@ def test_tune_evaluate_export_and_import_from_the_command_line(capsys, root, tmp
     assert code == 0, err
     made = json.loads(out)["results"][0]
     assert made["data"]["images"] == 6 and made["method"]["options"]["epochs"] == 2 and made["prompt_set"] == "mine"
-    assert list(made["test"]) == ["balanced_accuracy of 9 images", "of zero-shot", "difference"]
+    assert list(made["test"]) == ["balanced_accuracy", "balanced_accuracy_of_zero_shot", "difference"]
     code, _, err = run(capsys, *words, "--out", str(tmp_path))
     assert code == 2 and "a prompt set 'mine'" in err and "add --force" in err
     code, out, _ = run(capsys, "evaluate", "--data", data, "--split", "test", "--prompts", made["folder"], "--json")
@@ -471,7 +471,7 @@ def test_class_folders_without_splits_are_held_out_for_the_test(capsys, root, tm
     words = ["tune", "--data", str(own), "--method", "linear-probe", "--shots", "3", "--views", "1", "--out", str(tmp_path)]
     code, out, err = run(capsys, *words)
     assert code == 0, err
-    assert "learned from 6 images" in out and "of 4 images" in out and "that it did not learn from" in out
+    assert "learned from 6 images" in out and "on 4 images that it did not learn from; so few say little" in out
     made = engine.PromptSet.load(tmp_path / "own-linear-probe-scope-mini")
     assert made.labels == ("benign tumor", "malignant tumor")
 
@@ -505,3 +505,21 @@ def test_the_benchmarks_56_classes_are_described():
     benchmark = [t for t in engine.tasks().values() if t.benchmark]
     assert len(benchmark) == 11 and sum(len(t.names) for t in benchmark) == 56
     assert all(len(set(words.sentences)) >= 30 for t in benchmark for words in engine.descriptions(t.id).classes.values())
+
+
+def test_an_interrupted_training_says_that_it_goes_on(capsys, root, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "tune", interrupted)
+    words = ["tune", "--data", str(root / "BUSI"), "--task", "busi", "--method", "coop", "--out", str(tmp_path / "x")]
+    code, _, err = run(capsys, *words, "--checkpoint", str(tmp_path / "c"))
+    assert code == 130 and "Stopped. The same command goes on where it was." in err and "Traceback" not in err
+
+
+def test_what_is_no_set_and_no_checkpoint_is_refused_by_its_content(capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    code, _, err = run(capsys, "import", str(tmp_path / "notes.txt"), "--out", str(tmp_path))
+    assert code == 2 and "The tensors of the prompt set 'notes.txt' cannot be read" in err
+    code, _, err = run(capsys, "import", str(tmp_path / "absent.pth"), "--out", str(tmp_path))
+    assert code == 2 and "There is no file" in err

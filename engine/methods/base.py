@@ -242,9 +242,9 @@ def learn_stacked(
         about = repr((method.name, method.config, backbone.weights_hash, task.id, task.names))
         runs.append(Run(views.to(backbone.device), targets.to(backbone.device), method.recipe, seed, about, each.own_views))
     for stage in range(first.stages):
-        if first.stages > 1:
+        if first.stages > 1:  # a checkpoint would be the last stage's, which the first cannot go on from
             learner.stage(stage)
-        train(learner, runs, watch)
+        train(learner, runs, replace(watch, checkpoint=None) if watch and first.stages > 1 else watch)
     made = []
     for r, (method, given, seed) in enumerate(zip(methods, data, seeds, strict=True)):
         with torch.no_grad():
