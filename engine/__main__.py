@@ -323,7 +323,9 @@ def _beside_zero_shot(
 ) -> dict[str, dict[str, float]]:
     """Balanced accuracy of the set, of zero-shot, and their difference, with intervals."""
     zero = engine.METHODS["zero-shot"]().learn(backbone, task)
-    after, before = (engine.evaluate(test, backbone, each) for each in (prompts, zero))
+    plain = engine.features_of(test, backbone, _images_done)
+    before = engine.evaluate(test, backbone, zero, plain)
+    after = engine.evaluate(test, backbone, prompts, plain if prompts.is_shared_image else None)
     metric = "balanced_accuracy"
     more = engine.paired_difference(after.truth, before.probabilities, after.probabilities, after.unit_names, metric)
     named = {metric: after.metrics[metric], f"{metric}_of_zero_shot": before.metrics[metric], "difference": more}
