@@ -15,7 +15,7 @@ from engine.data import SAMPLERS, base_and_novel, check_examples, hold_out, of_c
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError, Stopped
 from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, paired_difference
 from engine.explain import EXPLANATIONS, explain, explanations_for
-from engine.features import features_of, views_of
+from engine.features import check_files, features_of, views_of
 from engine.importing import import_bank, import_checkpoint
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
 from engine.methods.base import set_name
@@ -73,6 +73,7 @@ __all__ = [
     "bound",
     "carried",
     "check_examples",
+    "check_files",
     "descriptions",
     "embed",
     "error_row",

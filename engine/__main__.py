@@ -277,9 +277,8 @@ def run_tune(args: argparse.Namespace) -> int:
     task = engine.task(args.task) if args.task else None
     examples = engine.read_examples(args.data, task) if args.data else []
     task = task or engine.task_of(examples)
-    absent = [Path(e.path).name for e in examples if not Path(e.path).exists()] if needs_images else []
-    if absent:
-        raise engine.ImageError(f"{len(absent)} of {len(examples)} files are missing, the first is {absent[0]!r}.")
+    if needs_images:
+        engine.check_files(examples)
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
     folder = args.out / (args.name or engine.set_name(method, backbone, task))
     if folder.exists() and not args.force:

@@ -13,12 +13,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.backbones.base import Embedded, PromptTunable
+from engine.backbones.base import Backbone, Embedded, PromptTunable
 from engine.errors import DataError
+
+HAND_WRITTEN = "a photo of a {}."  # the prompt that the papers start from and compare with
 
 
 def sentences(template: str, names: Sequence[str]) -> list[str]:
     return [template.replace("{}", name) for name in names]
+
+
+def hand_written(backbone: Backbone, names: Sequence[str]) -> Tensor:
+    """(C, D), unit length: zero-shot's classes."""
+    return backbone.encode_texts(sentences(HAND_WRITTEN, names))
 
 
 def start_of(backbone: PromptTunable, words: str, tokens: int) -> Tensor:

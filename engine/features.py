@@ -42,6 +42,13 @@ def features_of(
     return views_of(examples, backbone, 1, 0, progress, visual_prompt, store)[0]
 
 
+def check_files(examples: Sequence[Example]) -> None:
+    """Raises ImageError where a file is not there."""
+    missing = [Path(e.path).name for e in examples if not os.path.exists(e.path)]
+    if missing:
+        raise ImageError(f"{len(missing)} of {len(examples)} files are missing, the first is {missing[0]!r}.")
+
+
 def views_of(
     examples: Sequence[Example],
     backbone: Backbone,
@@ -56,9 +63,7 @@ def views_of(
 
     The crops follow from the seed and the file's bytes, so that neither order nor company changes them.
     """
-    missing = [Path(e.path).name for e in examples if not os.path.exists(e.path)]
-    if missing:
-        raise ImageError(f"{len(missing)} of {len(examples)} files are missing, the first is {missing[0]!r}.")
+    check_files(examples)
     if not examples:
         raise DataError("There are no labelled images.", "Give class folders, a CSV or a split file that name some.")
     first = "random" if all_random else "plain"
@@ -66,9 +71,7 @@ def views_of(
     found: list[np.ndarray | None] = []
     waiting: list[tuple[int, str, np.ndarray]] = []  # example, key, (V, 3, S, S)
     for i, example in enumerate(examples):
-        digest = (
-            hashlib.sha256(Path(example.path).read_bytes()).hexdigest() if os.path.isfile(example.path) else example.path
-        )
+        digest = _digest(example) if store or views > 1 or all_random else ""
         keys = [f"{kind} {v} {digest}" for v in range(views)] if store else []
         kept = store.get(keys) if store else {}
         found.append(np.stack([kept[key] for key in keys]) if store and len(kept) == views else None)
@@ -89,6 +92,12 @@ def views_of(
         if progress and (not waiting):
             progress(i + 1, len(examples))
     return np.stack([each for each in found if each is not None], axis=1)
+
+
+def _digest(example: Example) -> str:
+    """Of the file's bytes; a folder has its path."""
+    path = Path(example.path)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else example.path
 
 
 def _words(visual_prompt: VisualPrompt | None) -> str:

@@ -22,29 +22,14 @@ import numpy as np
 
 from engine.backbones.base import Backbone, PromptTunable
 from engine.checkpoints import Checkpoint, Stored
-from engine.context import Prompts
+from engine.context import HAND_WRITTEN, Prompts
 from engine.errors import DataError, PromptSetError
-from engine.methods import METHODS
+from engine.methods import METHODS, papers
 from engine.prompts import PromptSet
 from engine.tasks import Task
 
 LICENCE = "unknown: imported by the user"
 TOLERANCE = 1e-3  # of an embedding's elements: half precision rounds them by less
-HAND_WRITTEN = "a photo of a {}."
-# Biomed-DPT's sentences, by benchmark (its prompt_templates.py, lines 18 to 30): a checkpoint does not say them.
-BIOMED_DPT = {
-    "BTMRI": "a MR photo of a {} in the brain.",
-    "BUSI": "a ultrasound photo of a {} in the breast.",
-    "CHMNIST": "a histopathological photo of a {}.",
-    "COVID_19": "a chest X-ray photo of a {} affected by COVID-19 in the lung.",
-    "CTKidney": "a CT photo of a {} in the kidney.",
-    "DermaMNIST": "a dermatoscopy photo of a {} in the skin.",
-    "KneeXray": "a frontal X-ray photo of a {} in the knee joint.",
-    "Kvasir": "a endoscopic photo of a {} in the colon.",
-    "LungColon": "a histopathological photo of a {}.",
-    "OCTMNIST": "a OCT photo of a {}.",
-    "RETINA": "a photo of a {} presented in image.",
-}
 # CoCoOp's parameters here: upstream's name, shape
 META = {
     "meta.0.weight": ("meta_net.linear1.weight", ("H", "D")),
@@ -165,11 +150,12 @@ def _template(kind: str, tokens: int, task: Task) -> str:
     if kind != "biomed-dpt":
         words = tokens <= (5 if kind == "medpromptclip" else 4)
         return HAND_WRITTEN if words else "X " * tokens + "{}."
-    if task.benchmark not in BIOMED_DPT:
+    known = papers()["options"]["biomed-dpt"]["few-shot"].get(task.id)  # a checkpoint does not say its sentence
+    if known is None:
         raise PromptSetError(
             f"Biomed-DPT has no sentence for the task {task.id!r}.", "Say the one it was learned with: template."
         )
-    return BIOMED_DPT[task.benchmark]
+    return known["template"]
 
 
 def _meta(file: Checkpoint, prefix: str, sizes: dict[str, int]) -> dict[str, np.ndarray]:

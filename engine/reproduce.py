@@ -123,8 +123,9 @@ def reproduce(
     watch : its progress and stop are used; checkpoints lie beside the table's probabilities; progress : of the encoding
     In `faithful` runs the text tower's dropout is drawn for a whole stack, so a run's numbers depend on its company.
     """
-    _ = rows_of(asked.out)
-    bench = Bench(asked, backbone, {name: data_set(asked, name) for name in (*asked.datasets, *asked.targets)}, Store())
+    done = {(*(row[k] for k in KEY), row["test"]) for row in rows_of(asked.out)}
+    sets = {name: data_set(asked, name) for name in (*asked.datasets, *asked.targets)}
+    bench = Bench(asked, backbone, sets, Store(), done)
     for name in asked.datasets:
         data = bench.sets[name]
         if asked.protocol == "base-to-novel" and len(base_and_novel(data.task.names)[1]) < 2:
@@ -153,12 +154,13 @@ def _runs(asked: Asked, kind: Any) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every run of one call shares."""
+    """What every run of one call shares. done : (*key, test) of the table's rows."""
 
     asked: Asked
     backbone: Backbone
     sets: dict[str, DataSet]
     store: Store
+    done: set[tuple[str, ...]]
 
     def key(self, data: DataSet, name: str, shots: int, seed: int) -> tuple[str, ...]:
         """What makes a run this run, in the order of KEY."""
@@ -172,8 +174,7 @@ class Bench:
         """The tests of this run that the table does not have."""
         targets = {f"test of {target}" for target in self.asked.targets}
         wanted = {"base-to-novel": {"base", "novel"}, "cross-dataset": {"test", *targets}}
-        there = {row["test"] for row in rows_of(self.asked.out) if tuple(row[k] for k in KEY) == key}
-        return wanted.get(self.asked.protocol, {"test"}) - there
+        return {test for test in wanted.get(self.asked.protocol, {"test"}) if (*key, test) not in self.done}
 
     def stack(
         self,
@@ -218,6 +219,7 @@ class Bench:
                     row |= {"images": scored.images, "units": scored.units, "chance": round(scored.chance, 6)}
                     _keep(asked.out, (*key, test), scored.probabilities, scored.truth, scored.unit_names)
                 _append(asked.out, row)
+                self.done.add((*key, test))
                 shown = note or f"accuracy {100 * scored.metrics['accuracy'].value:.1f} %"
                 say(f"{data.task.id} {name} {shots} shots seed {seed} {test}: {shown} ({seconds:.1f} s a run)")
 
@@ -289,8 +291,8 @@ def _keep(table: Path, key: Sequence[str], probabilities: np.ndarray, truth: np.
 
 
 def summary(rows: Sequence[dict[str, Any]], table: Path, metric: str = "accuracy") -> list[dict[str, Any]]:
-    """One entry for the rows that differ in nothing but their seed: the mean over seeds, its 95 % interval over test units (the draws of the
-    training images are not resampled: `deviation` shows them), and the seeds' deviation. All in per cent."""
+    """One entry for the rows that differ in nothing but their seed: the mean over seeds, its 95 % interval over test units
+    (the draws of the training images are not resampled), and the seeds' `deviation`. All in per cent."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     alike = [name for name in KEY if name != "seed"]
     for row in rows:

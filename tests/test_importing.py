@@ -439,7 +439,7 @@ def test_biomed_dpt_overwrites_patches_and_has_its_datasets_sentence(mini, file,
 
 
 def test_biomed_dpt_must_be_told_where_the_class_stood(mini, file):
-    write(file, biomed_dpt(mini, TASK, importing.BIOMED_DPT["BTMRI"], 5))
+    write(file, biomed_dpt(mini, TASK, "a MR photo of a {} in the brain.", 5))
     with pytest.raises(PromptSetError, match=r"Say position 'middle' \(few_shot.sh, base2new.py\) or 'end'"):
         import_checkpoint(file, mini, engine.task(TASK))
     with pytest.raises(PromptSetError, match="no sentence for the task 'modality'"):
@@ -465,7 +465,7 @@ def test_medpromptclip_of_another_backbone_is_refused_by_its_table_of_words(mini
 
 
 def test_biomed_dpts_zero_tokens_are_counted_where_the_file_has_them(mini, file):
-    state = biomed_dpt(mini, TASK, importing.BIOMED_DPT["BTMRI"], 5)
+    state = biomed_dpt(mini, TASK, "a MR photo of a {} in the brain.", 5)
     name = "image_encoder.prompt_embeddings"
     made = import_checkpoint(write(file, state | {name: torch.zeros(1, 2, 8)}), mini, engine.task(TASK), position="end")
     assert made.visual_prompt.tokens.shape[1] == 2

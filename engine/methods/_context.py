@@ -33,7 +33,8 @@ DEVIATION = 0.02  # of a random start, arXiv:2109.01134, section 4.1
 class ContextConfig:
     """template : a sentence with {} for the class; tokens : how many word pieces at its start are learned, 0 for all that
     come before the class
-    random : start from random rows instead of the template's words; words : start from these in their place; faithful : as upstream's code does it, quirks included
+    random : start from random rows instead of the template's words; words : start from these in their place
+    faithful : as upstream's code does it, quirks included
     """
 
     template: str = "a photo of a {}."

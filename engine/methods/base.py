@@ -50,8 +50,7 @@ class LabelledFeatures:
 
 class Method(Protocol):
     """name : its registry name; needs_images : False where it learns from words alone; needs_descriptions : of the task;
-    is_trained : it takes more than a
-    moment; config : its options, an instance of the class's own `Config`."""
+    is_trained : it takes more than a moment; config : its options, an instance of the class's own `Config`."""
 
     name: str
     needs_images: bool
@@ -164,16 +163,26 @@ def data_card(data: LabelledFeatures, seed: int) -> dict[str, Any]:
     }
 
 
-class Trained:
-    """A method that learns by gradient. A subclass gives `recipe`, `learner` and `prompt_set`."""
+class Configured:
+    """A method's options, and what most methods are: they need images and no descriptions, and learn in a moment what
+    belongs to its classes."""
 
     name: str
     needs_images: bool = True
     needs_descriptions: bool = False
-    is_trained: bool = True
+    is_trained: bool = False
 
     def __init__(self, config: Any = None):
         self.config = config or self.Config()  # type: ignore[attr-defined]
+
+    def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
+        raise DataError(f"What {self.name!r} learned belongs to its classes.", "Learn the new classes from images of them.")
+
+
+class Trained(Configured):
+    """A method that learns by gradient. A subclass gives `recipe`, `learner` and `prompt_set`."""
+
+    is_trained = True
 
     @property
     def recipe(self) -> Recipe:
@@ -214,9 +223,6 @@ class Trained:
         watch: Watch | None = None,
     ) -> PromptSet:
         return learn_stacked([self], backbone, task, [data], [seed], watch)[0]
-
-    def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
-        raise DataError(f"What {self.name!r} learned belongs to its classes.", "Learn the new classes from images of them.")
 
 
 def learn_stacked(

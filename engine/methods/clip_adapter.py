@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.backbones.base import Backbone
-from engine.context import sentences
+from engine.context import HAND_WRITTEN, hand_written
 from engine.errors import DataError
 from engine.heads import AdapterHead
 from engine.methods._context import ContextLearner, cross_entropy
 from engine.methods.base import LabelledFeatures, Trained, made_set
-from engine.methods.kgcoop import HAND_WRITTEN
 from engine.prompts import PromptSet
 from engine.tasks import Task
 from engine.training import Batch, Recipe
@@ -30,7 +29,7 @@ from engine.training import Batch, Recipe
 
 class AdapterLearner:
     def __init__(self, backbone: Any, task: Task, methods: Sequence[Any], seeds: Sequence[int]):
-        self.text = backbone.encode_texts(sentences(HAND_WRITTEN, task.names))  # (C, D)
+        self.text = hand_written(backbone, task.names)  # (C, D)
         self.scale = backbone.logit_scale
         self.ratio = torch.tensor([m.config.ratio for m in methods], device=self.text.device)
         self.parameters: list[dict[str, Tensor]] = []
@@ -90,6 +89,6 @@ class CLIPAdapter(Trained):
     def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
         """The adapter works on the image; the new classes come from their names."""
         head: Any = prompts.head
-        text = backbone.encode_texts(sentences(HAND_WRITTEN, task.names)).cpu().numpy()
+        text = hand_written(backbone, task.names).cpu().numpy()
         made = AdapterHead(text, head.scale, head.down, head.up, head.ratio)
         return made_set(self, backbone, task, made, "adapter", template=HAND_WRITTEN)

@@ -13,26 +13,22 @@ import torch
 import torch.nn.functional as F
 
 from engine.backbones.base import Backbone
-from engine.methods.base import LabelledFeatures, linear_prompt_set
+from engine.methods.base import Configured, LabelledFeatures, linear_prompt_set
 from engine.prompts import PromptSet
 from engine.tasks import Task, descriptions
 from engine.training import Watch
 
 
-class DescriptionEnsemble:
+class DescriptionEnsemble(Configured):
     name = "description-ensemble"
     needs_images = False
     needs_descriptions = True
-    is_trained = False
 
     @dataclass(frozen=True)
     class Config:
         """sentences : how many of each class's descriptions, the first ones; 0 takes all."""
 
         sentences: int = 0
-
-    def __init__(self, config: Config = Config()):
-        self.config = config
 
     def learn(
         self,

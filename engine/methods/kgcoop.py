@@ -10,18 +10,16 @@ import torch
 from torch import Tensor
 
 from engine.backbones.base import PromptTunable
-from engine.context import sentences
+from engine.context import hand_written
 from engine.methods._context import ContextConfig, ContextLearner, ContextMethod, cross_entropy
 from engine.tasks import Task
 from engine.training import Batch
-
-HAND_WRITTEN = "a photo of a {}."
 
 
 class KgCoOpLearner(ContextLearner):
     def __init__(self, backbone: PromptTunable, task: Task, methods: Sequence[Any], seeds: Sequence[int]):
         super().__init__(backbone, task, methods, seeds)
-        self.general = backbone.encode_texts(sentences(HAND_WRITTEN, task.names))  # (C, D)
+        self.general = hand_written(backbone, task.names)  # (C, D)
         self.weight = torch.tensor([method.config.weight for method in methods], device=self.general.device)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:

@@ -12,9 +12,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from engine.backbones.base import Backbone
-from engine.errors import DataError
 from engine.heads import LinearHead
-from engine.methods.base import LabelledFeatures, check_data, data_card, made_set
+from engine.methods.base import Configured, LabelledFeatures, check_data, data_card, made_set
 from engine.prompts import PromptSet
 from engine.tasks import Task
 from engine.training import Watch
@@ -43,20 +42,14 @@ def searched(data: LabelledFeatures, iterations: int) -> float:
     return float(10.0**centre)
 
 
-class LinearProbe:
+class LinearProbe(Configured):
     name = "linear-probe"
-    needs_images = True
-    needs_descriptions = False
-    is_trained = False
 
     @dataclass(frozen=True)
     class Config:
         """iterations : the most that the solver (L-BFGS) takes"""
 
         iterations: int = 1000
-
-    def __init__(self, config: Config = Config()):
-        self.config = config
 
     def learn(
         self,
@@ -72,6 +65,3 @@ class LinearProbe:
         if len(weights) == 1:  # two classes share one row: softmax of (-z / 2, z / 2) is the sigmoid of z
             weights, bias = np.concatenate([-weights / 2, weights / 2]), np.concatenate([-bias / 2, bias / 2])
         return made_set(self, backbone, task, LinearHead.of_weights(weights, bias), data=data_card(data, seed))
-
-    def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
-        raise DataError(f"What {self.name!r} learned belongs to its classes.", "Learn the new classes from images of them.")

@@ -19,11 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.backbones.base import Backbone
-from engine.context import sentences
-from engine.errors import DataError, Stopped
+from engine.context import HAND_WRITTEN, hand_written
+from engine.errors import Stopped
 from engine.heads import LinearHead
-from engine.methods.base import LabelledFeatures, check_data, data_card, made_set
-from engine.methods.kgcoop import HAND_WRITTEN
+from engine.methods.base import Configured, LabelledFeatures, check_data, data_card, made_set
 from engine.prompts import PromptSet
 from engine.tasks import Task
 from engine.training import Watch
@@ -31,19 +30,14 @@ from engine.training import Watch
 EVERY = 10  # epochs between steps of alpha
 
 
-class LPPlusPlus:
+class LPPlusPlus(Configured):
     name = "lp++"
-    needs_images = True
-    needs_descriptions = False
     is_trained = True
 
     @dataclass(frozen=True)
     class Config:
         epochs: int = 300
         faithful: bool = False
-
-    def __init__(self, config: Config = Config()):
-        self.config = config
 
     def learn(
         self,
@@ -54,7 +48,7 @@ class LPPlusPlus:
         watch: Watch | None = None,
     ) -> PromptSet:
         data = check_data(self.name, backbone, task, data)
-        text = backbone.encode_texts(sentences(HAND_WRITTEN, task.names)).cpu()  # (C, D)
+        text = hand_written(backbone, task.names).cpu()  # (C, D)
         weights, bias, alpha = self.fit(data, text, seed, watch or Watch())
         joined = (weights + alpha[:, None] * text).numpy()  # alpha_c * (v . t_c) is linear in v too
         head = LinearHead.of_weights(joined, bias.numpy())
@@ -99,6 +93,3 @@ class LPPlusPlus:
             if watch.stop and watch.stop():
                 raise Stopped(f"The training was stopped after epoch {epoch + 1} of {self.config.epochs}.")
         return kept
-
-    def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
-        raise DataError(f"What {self.name!r} learned belongs to its classes.", "Learn the new classes from images of them.")

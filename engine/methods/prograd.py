@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from engine.backbones.base import PromptTunable
-from engine.context import sentences
+from engine.context import hand_written
 from engine.methods._context import WITH_FILES_OF_THEIR_OWN, ContextConfig, ContextLearner, ContextMethod, cross_entropy
-from engine.methods.kgcoop import HAND_WRITTEN
 from engine.tasks import Task
 from engine.training import Batch
 
@@ -26,7 +25,7 @@ from engine.training import Batch
 class ProGradLearner(ContextLearner):
     def __init__(self, backbone: PromptTunable, task: Task, methods: Sequence[Any], seeds: Sequence[int]):
         super().__init__(backbone, task, methods, seeds)
-        self.general = backbone.encode_texts(sentences(HAND_WRITTEN, task.names))  # (C, D)
+        self.general = hand_written(backbone, task.names)  # (C, D)
         self.teaches_itself = methods[0].config.faithful and backbone.id not in WITH_FILES_OF_THEIR_OWN
         configs = [method.config for method in methods]
         self.temperature = torch.tensor([c.temperature for c in configs], device=self.general.device)

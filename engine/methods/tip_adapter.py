@@ -20,12 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from engine.backbones.base import Backbone
-from engine.context import sentences
-from engine.errors import DataError
+from engine.context import HAND_WRITTEN, hand_written
 from engine.heads import CacheHead
 from engine.methods._context import ContextLearner, cross_entropy
-from engine.methods.base import LabelledFeatures, Trained, check_data, data_card, made_set
-from engine.methods.kgcoop import HAND_WRITTEN
+from engine.methods.base import Configured, LabelledFeatures, Trained, check_data, data_card, made_set
 from engine.prompts import PromptSet
 from engine.tasks import Task
 from engine.training import Batch, Recipe, Watch
@@ -61,7 +59,7 @@ def searched(head: CacheHead, data: LabelledFeatures) -> CacheHead:
 
 def start(method: Any, backbone: Any, task: Task, data: LabelledFeatures) -> CacheHead:
     keys, values = cache(data, len(task.names))
-    text = backbone.encode_texts(sentences(HAND_WRITTEN, task.names)).cpu().numpy()
+    text = hand_written(backbone, task.names).cpu().numpy()
     return CacheHead(text, backbone.logit_scale, keys, values, method.config.alpha, method.config.beta)
 
 
@@ -74,15 +72,9 @@ class CacheConfig:
     search: bool = True
 
 
-class TipAdapter:
+class TipAdapter(Configured):
     name = "tip-adapter"
-    needs_images = True
-    needs_descriptions = False
-    is_trained = False
     Config = CacheConfig
-
-    def __init__(self, config: CacheConfig = CacheConfig()):
-        self.config = config
 
     def learn(
         self,
@@ -96,9 +88,6 @@ class TipAdapter:
         head = start(self, backbone, task, data)
         head = searched(head, data) if self.config.search else head
         return made_set(self, backbone, task, head, "cache", template=HAND_WRITTEN, data=data_card(data, seed))
-
-    def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
-        raise DataError(f"The cache of {self.name!r} belongs to its classes.", "Learn the new classes from images of them.")
 
 
 class KeysLearner:

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from engine.backbones.base import Backbone
 from engine.context import sentences
 from engine.errors import DataError
-from engine.methods.base import LabelledFeatures, linear_prompt_set
+from engine.methods.base import Configured, LabelledFeatures, linear_prompt_set
 from engine.prompts import PromptSet
 from engine.tasks import Task
 from engine.training import Watch
 
 
-class ZeroShot:
+class ZeroShot(Configured):
     name = "zero-shot"
     needs_images = False
-    needs_descriptions = False
-    is_trained = False
 
     @dataclass(frozen=True)
     class Config:
@@ -28,9 +26,6 @@ class ZeroShot:
         def __post_init__(self) -> None:
             if self.template and "{}" not in self.template:
                 raise DataError(f"The template {self.template!r} has no place for the class.", "Write {} where it goes.")
-
-    def __init__(self, config: Config = Config()):
-        self.config = config
 
     def learn(
         self,
