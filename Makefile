@@ -9,7 +9,7 @@ PY = .venv/bin/python
 SETUP = PYTHON="$(PYTHON)" sh scripts/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint setup setup-test mini prompts clean
+.PHONY: help run test fuzz check lint setup setup-test mini prompts clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ run: setup ## start the page (settings: PROMPTSCOPE_* variables)
 test: setup ## run the tests, those in a browser included
 	@browser=$$($(SETUP) browser) && echo "PromptScope: running the tests; browser: $$browser" && \
 	OMP_NUM_THREADS=1 PROMPTSCOPE_CHROMIUM="$$browser" $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+fuzz: setup ## 20,000 mutated files and every bomb through the workers (half an hour)
+	OMP_NUM_THREADS=1 nice $(PY) -m tests.fuzz --files 20000 --bombs $(ARGS)
 
 check: lint test ## ruff, mypy, then the tests: run it before every commit
 

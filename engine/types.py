@@ -18,7 +18,56 @@ class Window:
     center: float
     width: float
     function: str = "LINEAR"  # LINEAR, LINEAR_EXACT or SIGMOID, PS3.3 C.11.2.1.2 and C.11.2.1.3
-    source: str = "user"  # user, file, automatic, or a preset's name
+    source: str = "user"  # user, file, automatic or preset
+    name: str = ""  # a preset's name, or the file's (0028,1055) explanation
+
+
+@dataclass(frozen=True)
+class About:
+    """What a file says of itself that identifies nobody: for the page's panel, never free text that a person typed.
+
+    title : a few words, as "CT, 512 x 512"
+    modality : DICOM Modality (0008,0060) or ""; body_part : Body Part Examined (0018,0015), lower case, or ""
+    facts : (name, value) of geometry and acquisition, in the order in which they are shown
+    withheld : (what, how many elements) that identify somebody; they were counted and not taken along
+    windows : the file's own windows, in its order
+    deep : its values go through a window (grey, deeper than 8 bits); hounsfield : they look like Hounsfield units
+    burned_in : why text may stand in the pixels, as sentences; empty where nothing says so
+    """
+
+    title: str = ""
+    modality: str = ""
+    body_part: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    withheld: tuple[tuple[str, int], ...] = ()
+    windows: tuple[Window, ...] = ()
+    deep: bool = False
+    hounsfield: bool = False
+    burned_in: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a DICOM file stands among the others of its series.
+
+    series : sha256 of (0020,000E) Series Instance UID, 16 digits of it, or "" where there is none
+    number : (0020,0013) Instance Number, or 0
+    position : (0020,0032) Image Position (Patient), mm, or None; cosines : (0020,0037), six numbers, or None
+    spacing_mm : (row, column), or None; rows, columns : of a frame
+    localizer : (0008,0008) Image Type says LOCALIZER; tilt_deg : (0018,1120) Gantry/Detector Tilt
+    group : what else must agree within a stack, as acquisition, echo or temporal position
+    """
+
+    series: str
+    number: int
+    position: tuple[float, float, float] | None
+    cosines: tuple[float, float, float, float, float, float] | None
+    spacing_mm: tuple[float, float] | None
+    rows: int
+    columns: int
+    localizer: bool = False
+    tilt_deg: float = 0.0
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,6 +77,7 @@ class Image:
     pixels : float32, (H, W) or (H, W, 3), in [0, 1], bright means high
     spacing_mm : (row, column) distance between pixel centres, or None where the file does not say
     notes : sentences about what was done or assumed while reading; never anything identifying
+    window : what turned values into pixels; None where none applies
     """
 
     pixels: np.ndarray
@@ -36,6 +86,7 @@ class Image:
     warnings: tuple[str, ...] = ()
     window: Window | None = None
     modality: str = ""  # DICOM Modality (0008,0060) where known
+    marks: tuple[str, str, str, str] | None = None  # what lies left, top, right, bottom (R, L, A, P, H, F), where known
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,13 +99,31 @@ class Series(Protocol):
 
     files : names for display only, in frame order; may identify a patient, never logged or saved
     frames : how many frames there are
-    affine : (4, 4) voxel to patient millimetres (LPS), or None
+    affine : (4, 4) voxel (column, row, frame, 1) to patient millimetres (LPS), or None
+    notes, warnings : of the whole series; a frame has its own as well
+    slots : where its files stand among others, one a file; empty where that is not known (pictures, volumes)
     """
 
-    files: tuple[str, ...]
-    frames: int
-    affine: np.ndarray | None
-    notes: tuple[str, ...]
+    @property
+    def files(self) -> tuple[str, ...]: ...
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def affine(self) -> np.ndarray | None: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    @property
+    def about(self) -> About: ...
+
+    @property
+    def slots(self) -> tuple[Slot, ...]: ...
 
     def frame(self, index: int, window: Window | None = None) -> Image:
         """Frame `index` (0-based); `window` overrides the file's own. Raises ImageError."""

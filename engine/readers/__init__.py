@@ -1,25 +1,36 @@
-"""Files to images. A format is one module with `sniff(head) -> bool` and `read(path) -> list[Series]`, and one line here.
+"""Files to images, in this process. A format is one module with `sniff(head) -> bool` and
+`read(path, limits) -> list[Series]`, and one line here.
 
 Formats are told apart by their first bytes, never by the name: DICOM often has no extension, and extensions lie.
+What a stranger sends is read through engine.sandbox, which calls this in a process of its own.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from engine.errors import ImageError
+from engine.limits import Limits
 from engine.registry import Registry
-from engine.types import Image, Series
+from engine.types import Series
 
+LIMITS = Limits()
+FORMATS = "DICOM, PNG, JPEG, TIFF, WebP, BMP, NIfTI, MHA or NRRD"
 HEAD = 4096  # bytes that a reader may look at to recognise its format
 
-READERS = Registry("image format", ImageError, {"dicom": "engine.readers.dicom", "raster": "engine.readers.raster"})
+READERS = Registry(
+    "image format",
+    ImageError,
+    {"dicom": "engine.readers.dicom", "raster": "engine.readers.raster", "volume": "engine.readers.volume"},
+)
 
 # What a file is when no reader knows it, so that the sentence can say so.
 KNOWN_OTHERS = {
-    b"PK\x03\x04": "a zip archive: unpack it and give the images inside",
-    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"PK\x03\x04": "a zip archive inside another: unpack it first",
+    b"\x1f\x8b": "a gzip archive of no volume: unpack it first",
     b"%PDF": "a PDF document: export the image from it",
     b"GIF8": "a GIF: export it as PNG",
     b"\x89HDF": "an HDF5 file",
@@ -27,23 +38,32 @@ KNOWN_OTHERS = {
 }
 
 
-def read(paths: Iterable[str | Path]) -> list[Series]:
-    """Every image in the files (folders: every file below them), one Series a file. Raises ImageError."""
+def open_file(path: str | Path, limits: Limits = LIMITS) -> list[Series]:
+    """What one file holds, its frames not yet decoded. Raises ImageError."""
+    place = Path(path)
+    return reader_of(place).read(place, limits)
+
+
+def files_below(paths: Iterable[str | Path]) -> list[Path]:
+    """The files themselves, and for a folder every file below it, in the order of their names. Raises ImageError for none.
+
+    In a folder, hidden files, DICOMDIRs (lists of other files) and links that lead out of it are passed over.
+    """
     files: list[Path] = []
-    for each in paths:
-        place = Path(each)
-        if "\0" in str(place) or len(place.name.encode(errors="replace")) > 255:
-            raise ImageError(f"There can be no file {place.name[:80]!r}: the name is not valid.")
-        files += sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+    for each in map(Path, paths):
+        if not os.path.isdir(each):  # unlike Path.is_dir, it takes any name
+            files.append(each)
+            continue
+        root = each.resolve()
+        inside = (p for p in sorted(each.rglob("*")) if p.is_file() and not _hidden(p.relative_to(each)))
+        files += [p for p in inside if p.name != "DICOMDIR" and (not p.is_symlink() or p.resolve().is_relative_to(root))]
     if not files:
-        raise ImageError("No file was given.", "Give a DICOM, PNG, JPEG, TIFF, WebP or BMP file.")
-    return [series for file in files for series in _read_file(file)]
+        raise ImageError("There is no file.", f"Give a {FORMATS} file, or a folder that holds some.")
+    return files
 
 
-def read_image(path: str | Path) -> Image:
-    """The one frame of a file; of several frames the middle one, with a note. Raises ImageError."""
-    series = read([path])[0]
-    return series.frame(middle(series))
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def middle(series: Series) -> int:
@@ -51,7 +71,10 @@ def middle(series: Series) -> int:
     return series.frames // 2
 
 
-def _read_file(path: Path) -> list[Series]:
+def reader_of(path: Path) -> Any:
+    """The module of READERS that knows the file by its first bytes. Raises ImageError."""
+    if "\0" in str(path) or len(path.name.encode(errors="replace")) > 255:
+        raise ImageError(f"There can be no file {path.name[:80]!r}: the name is not valid.")
     try:
         if path.exists() and not path.is_file():
             raise ImageError(f"{path.name!r} is no file but a device or a pipe.")
@@ -65,11 +88,22 @@ def _read_file(path: Path) -> list[Series]:
         raise ImageError(f"The file {path.name!r} is empty (0 bytes).", "Save or export it again.")
     for reader in READERS.values():
         if reader.sniff(head):
-            return reader.read(path)
+            return reader
     what = next((words for magic, words in KNOWN_OTHERS.items() if head.startswith(magic)), None)
     if what:
         raise ImageError(f"The file {path.name!r} is {what}.")
     raise ImageError(
         f"The file {path.name!r} is no image that can be read here (it begins with {head[:4].hex(' ')}).",
-        "Give a DICOM, PNG, JPEG, TIFF, WebP or BMP file.",
+        f"Give a {FORMATS} file.",
     )
+
+
+def is_archive(path: Path) -> bool:
+    """Is it a zip archive? A file that cannot be opened is none, nor is a pipe, which would be waited for."""
+    try:
+        if not os.path.isfile(path):
+            return False
+        with path.open("rb") as stream:
+            return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    except (OSError, ValueError):
+        return False

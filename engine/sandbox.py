@@ -1,0 +1,442 @@
+"""Files that nobody vouches for, read in processes of their own that may fail without harm.
+
+A decoder that crashes, hangs or takes all memory ends its worker, never this process: the file is refused in a sentence and
+the next one gets a new worker. Workers hold no torch and start in a third of a second; what crosses the border is described in
+engine.readers._worker. Decoding runs beside whatever this process computes.
+
+Left out: walls around the file system and the network (a container's task).
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import mmap
+import os
+import secrets
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import ImageError
+from engine.limits import Limits, read_limits
+from engine.readers import files_below, is_archive, middle
+from engine.readers._series import group
+from engine.scratch import PrivateFolder
+from engine.types import About, Image, Series, Slot, Window
+
+# The package without its public names, which would bring torch along: readers need none (tests/test_architecture.py).
+BOOT = (
+    "import sys, types; sys.path[:] = filter(None, sys.path); "  # nothing from the folder that somebody happens to stand in
+    "package = types.ModuleType('engine'); package.__path__ = [sys.argv[1]]; "
+    "sys.modules['engine'] = package; from engine.readers._worker import serve; serve()"
+)
+STARTING_S = 60  # until a new worker says that it is ready: a cold disk
+MAPPED = 1 << 16  # bytes of an answer
+WORDS = 64 << 20  # bytes of an answer beside its pixels: an affine and notes take kilobytes, a zip's list some more
+AHEAD = 2  # frames that are decoded while the model computes: of 100 megapixels they take 0.4 GB each
+# What a worker may know of this process's environment: no password, no token.
+KNOWN = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV",
+         "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # fmt: skip
+
+
+class _Worker:
+    """One process. Used by one thread at a time."""
+
+    def __init__(self, limits: Limits):
+        self.limits, self.served = limits, 0
+        command = [sys.executable, "-c", BOOT, str(Path(__file__).parent), json.dumps(asdict(limits))]
+        # MALLOC_PERTURB_ has glibc hand out zeroed memory: a decoder that gives up half way leaves the rest of its buffer as it
+        # was, and that may be the image of an earlier file.
+        environment = {name: os.environ[name] for name in KNOWN if name in os.environ}
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_PERTURB_": "255"}
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, bufsize=0
+            )
+        except OSError as error:
+            raise ImageError(
+                f"The process that reads files does not start ({error.strerror}).", "Try again later."
+            ) from error
+
+    def ask(self, asked: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
+        """The answer and its pixels. Raises TimeoutError, or EOFError where the process ended."""
+        if not self.served:
+            self._begin()
+        until = time.monotonic() + self.limits.seconds
+        words = json.dumps(asked).encode()
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(struct.pack("<I", len(words)) + words)
+        except BrokenPipeError:
+            raise EOFError from None
+        size = struct.unpack("<I", self._read(4, until))[0]
+        if size > WORDS:
+            raise EOFError
+        answer = self._read(size, until)
+        self.served += 1
+        try:
+            said = json.loads(bytes(answer))
+            shape = said.pop("shape")
+            if shape is None:
+                return said, None
+            rows, columns, *colours = map(int, shape)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise EOFError from None  # not what a worker of ours says
+        values = rows * columns * (3 if colours else 1)
+        if colours not in ([], [3]) or min(rows, columns) < 1 or values > self.limits.values:
+            raise EOFError
+        return said, np.frombuffer(self._read(4 * values, until), dtype=np.float32).reshape(shape)
+
+    def _begin(self) -> None:
+        try:
+            self._read(1, time.monotonic() + STARTING_S)
+        except (TimeoutError, EOFError):
+            raise ImageError(
+                f"The process that reads files does not start (status {self.end()}).",
+                "Is there memory left on this machine?",
+            ) from None
+
+    def _read(self, size: int, until: float) -> bytearray | mmap.mmap:
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        # what is large is mapped: given back when it is dropped, where malloc would keep it for the thread that read it
+        found: bytearray | mmap.mmap = mmap.mmap(-1, size) if size > MAPPED else bytearray(size)
+        filled = 0
+        view = memoryview(found)
+        ready = select.poll()
+        ready.register(pipe, select.POLLIN)
+        while filled < size:
+            left = until - time.monotonic()
+            if left <= 0 or not ready.poll(1000 * left):
+                raise TimeoutError
+            part = os.readv(pipe, [view[filled:]])
+            if part == 0:
+                raise EOFError
+            filled += part
+        return found
+
+    def end(self) -> int:
+        """Ends the process and returns its exit status."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
+        return self._process.wait()
+
+    def status(self) -> int:
+        """How a process that has closed its pipe ended."""
+        try:
+            return self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return 0
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A series whose frames are decoded by a worker; see engine.types.Series."""
+
+    sandbox: Sandbox
+    path: Path
+    part: int
+    files: tuple[str, ...]
+    frames: int
+    affine: np.ndarray | None
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    about: About
+    slots: tuple[Slot, ...]
+    keeps: PrivateFolder | None = None  # where the file lies, if it was unpacked for this series
+
+    def frame(self, index: int, window: Window | None = None) -> Image:
+        asked = {"part": self.part, "index": index, "window": asdict(window) if window else None}
+        said, pixels = self.sandbox.ask("frame", self.path, self.files[0], **asked)
+        assert pixels is not None
+        used = Window(**said["window"]) if said["window"] else None
+        spacing, marks = said["spacing_mm"], said["marks"]
+        return Image(
+            pixels,
+            spacing_mm=tuple(spacing) if spacing else None,
+            notes=tuple(said["notes"]),
+            warnings=tuple(said["warnings"]),
+            window=used,
+            modality=said["modality"],
+            marks=tuple(marks) if marks else None,
+        )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What became of many files: each is part of a series, or refused with its name and the error."""
+
+    series: tuple[Series, ...]
+    refused: tuple[tuple[str, ImageError], ...] = ()
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """One file of an upload. file : its clean copy, or the error in its place; name : as whoever sent it knows it;
+    removed : (what identified somebody, how many elements); done, total : files so far and in all."""
+
+    file: Path | ImageError
+    name: str
+    removed: tuple[tuple[str, int], ...]
+    done: int
+    total: int
+
+
+@dataclass
+class Sandbox:
+    """A few workers under one set of limits. Safe to use from many threads; workers start when they are needed."""
+
+    limits: Limits = field(default_factory=Limits)
+    workers: int = max(2, (os.cpu_count() or 2) // 2)
+
+    def __post_init__(self) -> None:
+        self._free = threading.Semaphore(self.workers)
+        self._idle: list[_Worker] = []
+        self._lock = threading.Lock()
+
+    def ask(self, what: str, path: Path, name: str, **more: Any) -> tuple[dict[str, Any], np.ndarray | None]:
+        """One request to one worker. name : of the file, for sentences. Raises ImageError.
+
+        A file is blamed for a crash or for memory only where a fresh worker fails on it, too.
+        """
+        with self._free:
+            while True:
+                with self._lock:
+                    worker = self._idle.pop() if self._idle else None
+                worker = worker or _Worker(self.limits)
+                fresh = not worker.served
+                try:
+                    said, pixels = worker.ask({"ask": what, "path": str(path), **more})
+                except TimeoutError:
+                    worker.end()
+                    raise ImageError(
+                        f"The file {name!r} took longer than {self.limits.seconds} s to read and was stopped.",
+                        "Save a smaller copy, or export it uncompressed.",
+                    ) from None
+                except EOFError:
+                    status = worker.status()
+                    worker.end()
+                    if fresh:
+                        how = f"crashed ({signal.Signals(-status).name})" if status < 0 else "failed"
+                        raise ImageError(
+                            f"The file {name!r} is damaged: its decoder {how} on it.", "Export it again, uncompressed."
+                        ) from None
+                    continue
+                except BaseException:  # interrupted between question and answer: the pipe holds the rest of this one
+                    worker.end()
+                    raise
+                if said.get("memory"):
+                    worker.end()
+                    if not fresh:
+                        continue
+                else:
+                    with self._lock:
+                        self._idle.append(worker)
+                if "error" in said:
+                    raise ImageError(*(said[k].replace(path.name, name) for k in ("error", "hint")))
+                return said, pixels
+
+    def close(self) -> None:
+        """Ends the workers. The next request starts new ones."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.end()
+
+    def forsake(self) -> None:
+        """In a forked child: the workers and their pipes belong to the parent."""
+        self._idle, self._lock = [], threading.Lock()
+        self._free = threading.Semaphore(self.workers)
+
+    def map(self, work: Callable[[Any], Any], items: Iterable[Any], ahead: int = 0) -> Iterator[Any]:
+        """work(item) in order, done in threads; what an item raises is given in its place if it is an ImageError.
+
+        ahead : how many are begun before they are asked for (0: twice the workers)
+        """
+
+        def kept(item: Any) -> Any:
+            try:
+                return work(item)
+            except ImageError as error:
+                return error
+
+        waiting: list[Future[Any]] = []
+        rest = iter(items)
+        threads = ThreadPoolExecutor(self.workers)
+        try:
+            waiting += [threads.submit(kept, item) for item in islice(rest, ahead or 2 * self.workers)]
+            while waiting:
+                yield waiting.pop(0).result()
+                waiting += [threads.submit(kept, item) for item in islice(rest, 1)]
+        finally:  # whoever stops asking does not wait for what is being decoded
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    # files
+
+    def open_file(self, path: Path, name: str = "", keeps: PrivateFolder | None = None) -> list[Series]:
+        """What one file holds, its frames not yet decoded. name : in place of the file's own. Raises ImageError."""
+        name = name or path.name
+        said, _ = self.ask("describe", path, name)
+        try:
+            return [_remote(self, path, i, name, keeps, each) for i, each in enumerate(said["series"])]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise ImageError(f"The file {name!r} is damaged: its decoder failed on it.", "Export it again.") from None
+
+    def open_all(
+        self, paths: Iterable[str | Path], progress: Callable[[int, int], None] | None = None, names: Sequence[str] = ()
+    ) -> Opened:
+        """Every image in the files, folders and zip archives, grouped to series (engine.readers._series).
+
+        names : of the files, in place of their own. A file that cannot be read is refused alone. What is unpacked is
+        deleted when the series are no longer referred to. Raises ImageError where there is no file at all.
+        """
+        files = files_below(paths)
+        named = list(zip(files, names or [f.name for f in files], strict=True))
+        unpacked = PrivateFolder() if any(is_archive(path) for path in files) else None
+        found, refused = self._unpacked(named, unpacked)
+        series: list[Series] = []
+        opened = self.map(lambda item: self.open_file(item[0], item[1], unpacked), found)
+        for done, (result, (_, name)) in enumerate(zip(opened, found, strict=True), start=1):
+            if isinstance(result, ImageError):
+                refused.append((name, result))
+            else:
+                series += result
+            if progress:
+                progress(done, len(found))
+        return Opened(tuple(group(series)), tuple(refused))
+
+    def admit(self, paths: Sequence[tuple[Path, str]], folder: Path, key: bytes) -> Iterator[Admitted]:
+        """Clean copies of the files (path, name), and of the files in zip archives, under random names in the folder, one
+        after the other.
+
+        key : behind the new UIDs, so that files of one series stay together. The originals stay where they are.
+        """
+        unclean = PrivateFolder()  # what zips hold; and a worker that was ended may leave half a copy
+        over = time.monotonic() + self.limits.upload_seconds
+        try:
+            found, refused = self._unpacked(paths, unclean)
+
+            def cleaned(item: tuple[Path, str]) -> tuple[Path, list[tuple[str, int]]]:
+                path, name = item
+                if time.monotonic() > over:
+                    raise ImageError(
+                        f"The file {name!r} was left out: the files before it took {self.limits.upload_seconds} s.",
+                        "Upload fewer at once.",
+                    )
+                copy = unclean.path / secrets.token_hex(16)
+                said, _ = self.ask("clean", path, name, target=str(copy), key=key.hex())
+                return Path(shutil.move(copy, folder / copy.name)), said["removed"]
+
+            total = len(found) + len(refused)
+            for done, (name, error) in enumerate(refused, start=1):
+                yield Admitted(error, name, (), done, total)
+            copies = zip(self.map(cleaned, found), found, strict=True)
+            for done, (result, (_, name)) in enumerate(copies, start=1 + len(refused)):
+                if isinstance(result, ImageError):
+                    yield Admitted(result, name, (), done, total)
+                else:
+                    yield Admitted(result[0], name, tuple((what, count) for what, count in result[1]), done, total)
+        finally:
+            unclean.delete()
+
+    def _unpacked(
+        self, paths: Iterable[tuple[Path, str]], folder: PrivateFolder | None
+    ) -> tuple[list[tuple[Path, str]], list[tuple[str, ImageError]]]:
+        """The files, and in place of a zip archive the files in it; with their names, and those that were refused."""
+        found: list[tuple[Path, str]] = []
+        refused: list[tuple[str, ImageError]] = []
+        for path, name in paths:
+            if folder is None or not is_archive(path):
+                found.append((path, name))
+                continue
+            try:
+                said, _ = self.ask("unpack", path, name, folder=str(folder.path))
+            except ImageError as error:
+                refused.append((name, error))
+                continue
+            inside = [(entry, ImageError(message, hint)) for entry, message, hint in said["refused"]]
+            # hidden files and DICOMDIRs are counted under no name: nobody misses them, unless there is nothing else
+            only = not said["files"] and not any(entry for entry, _ in inside)
+            found += [(Path(place), entry) for place, entry in said["files"]]
+            refused += [(entry or name, error) for entry, error in inside if entry or only]
+        return found, refused
+
+
+def _remote(sandbox: Sandbox, path: Path, part: int, name: str, keeps: PrivateFolder | None, said: dict[str, Any]) -> Remote:
+    about = said["about"]
+    pairs = {k: tuple((a, b) for a, b in about[k]) for k in ("facts", "withheld")}
+    windows = tuple(Window(**w) for w in about["windows"])
+    tuples: list[dict[str, Any]] = [
+        {k: tuple(v) if isinstance(v, list) else v for k, v in slot.items()}
+        for slot in said["slots"]  # JSON has lists
+    ]
+    return Remote(
+        sandbox,
+        path,
+        part,
+        (name,),
+        said["frames"],
+        None if said["affine"] is None else np.asarray(said["affine"], dtype=float),
+        tuple(said["notes"]),
+        tuple(said["warnings"]),
+        About(**(about | pairs | {"windows": windows, "burned_in": tuple(about["burned_in"])})),
+        tuple(Slot(**each) for each in tuples),
+        keeps,
+    )
+
+
+# --- the process's own -------------------------------------------------------------------------------------------------
+
+
+@cache
+def sandbox() -> Sandbox:
+    """This process's, with the limits of PROMPTSCOPE_MAX_* variables. Raises LimitsError."""
+    made = Sandbox(read_limits())
+    atexit.register(made.close)
+    os.register_at_fork(after_in_child=made.forsake)
+    return made
+
+
+def open_all(paths: Iterable[str | Path], progress: Callable[[int, int], None] | None = None) -> Opened:
+    """Every image in files, folders and zip archives, as series; see Sandbox.open_all."""
+    return sandbox().open_all(paths, progress)
+
+
+def read(paths: Iterable[str | Path]) -> list[Series]:
+    """As open_all, for files that are all meant to be read. Raises ImageError for the first that is not."""
+    opened = open_all(paths)
+    if opened.refused:
+        raise opened.refused[0][1]
+    return list(opened.series)
+
+
+def read_image(path: str | Path) -> Image:
+    """The one frame of a file; of several frames the middle one, with a note. Raises ImageError."""
+    series = read([path])
+    if not series:
+        raise ImageError(f"There is no image in {Path(path).name!r}.")
+    return series[0].frame(middle(series[0]))
+
+
+def frames_of(
+    series: Series, indices: Sequence[int], window: Window | None = None
+) -> Iterator[tuple[int, Image | ImageError]]:
+    """(index, image or the error in its place), in the order asked for; some are decoded ahead while the caller computes."""
+    yield from zip(indices, sandbox().map(lambda i: series.frame(i, window), indices, AHEAD), strict=True)
