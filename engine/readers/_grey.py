@@ -1,4 +1,4 @@
-"""Stored grey values to [0, 1]: windows and automatic ranges, shared by the readers. numpy only."""
+"""Stored grey values to [0, 1] (windows, automatic ranges) and unequal to equal spacing, shared by the readers. numpy only."""
 
 from __future__ import annotations
 
@@ -54,3 +54,52 @@ def automatic_window(values: np.ndarray, padded: np.ndarray | None = None) -> Wi
         low, high = float(kept.min()), float(kept.max())
     width = high - low or 1.0
     return Window((low + high) / 2, width, "LINEAR_EXACT", "automatic")
+
+
+def is_automatic(window: Window) -> bool:
+    """Whether a window only asks for the automatic one, as Window(nan, nan, source="automatic") does."""
+    return window.source == "automatic" and bool(np.isnan(window.center) or np.isnan(window.width))
+
+
+SQUARE = 0.001  # spacings that differ by less are equal: half a pixel in 512
+
+
+def square(pixels: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, tuple[float, float]]:
+    """Pixels of equal distance along rows and columns, and that distance: no pixel is lost, the other axis gets more of them.
+
+    pixels : (H, W) or (H, W, 3), any type; what is returned is float32, or `pixels` itself where nothing is to be done
+    spacing : (row, column) distance, in any unit. Bilinear between pixel centres.
+    """
+    row, column = spacing
+    if abs(row / column - 1) < SQUARE:
+        return pixels, spacing
+    axis, least = (0, column) if row > column else (1, row)
+    return _stretched(pixels, axis, stretched_to(pixels.shape[:2], spacing)[axis]), (least, least)
+
+
+def stretched_to(shape: tuple[int, ...], spacing: tuple[float, float]) -> tuple[int, int]:
+    """Rows and columns after `square`."""
+    (high, wide), (row, column) = shape[:2], spacing
+    if abs(row / column - 1) < SQUARE:
+        return high, wide
+    return (round(high * row / column), wide) if row > column else (high, round(wide * column / row))
+
+
+def affine_after(affine: np.ndarray | None, old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray | None:
+    """The affine of a frame of `new` instead of `old` rows and columns with the same edges."""
+    if affine is None:
+        return None
+    down, right = old[0] / new[0], old[1] / new[1]
+    steps = np.diag([right, down, 1.0, 1.0])
+    steps[:2, 3] = (right - 1) / 2, (down - 1) / 2  # the centre of the first pixel
+    return affine @ steps
+
+
+def _stretched(pixels: np.ndarray, axis: int, length: int) -> np.ndarray:
+    """`length` samples along `axis`, the outer edges of the first and last pixel kept in place."""
+    have = pixels.shape[axis]
+    at = np.clip((np.arange(length) + 0.5) * have / length - 0.5, 0, have - 1)
+    low = np.floor(at).astype(np.intp)
+    share = (at - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(pixels.ndim)])
+    below = np.take(pixels, low, axis).astype(np.float32)
+    return below + share * (np.take(pixels, np.minimum(low + 1, have - 1), axis) - below)

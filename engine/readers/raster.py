@@ -16,11 +16,13 @@ import PIL.Image
 import PIL.ImageOps
 
 from engine.errors import ImageError
-from engine.readers._grey import apply_window, automatic_window
-from engine.types import Image, Window
+from engine.limits import Limits
+from engine.readers._grey import apply_window, automatic_window, is_automatic
+from engine.types import About, Image, Slot, Window
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # nothing else is opened: other decoders have had bombs
-MAX_VALUES = 100_000_000  # a frame: pixels of 8-bit grey; colour and deeper grey count thrice, as their memory does
+PILLOWS = 178  # megapixels; Pillow opens nothing larger, whatever the limit
+COLOUR_WEIGHT = 3  # colour and deeper grey count thrice against the limit, as their memory does
 
 
 def sniff(head: bytes) -> bool:
@@ -30,25 +32,20 @@ def sniff(head: bytes) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+def _opened(path: Path, limits: Limits) -> Iterator[PIL.Image.Image]:
     """Whatever goes wrong inside while reading becomes one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and may quote it
             with PIL.Image.open(path, formats=FORMATS) as picture:
-                weight = 1 if picture.mode in ("1", "L") else 3
-                if picture.width * picture.height * weight > MAX_VALUES:
-                    raise ImageError(
-                        f"The picture {path.name!r} claims {picture.width} x {picture.height} pixels; "
-                        f"of its kind ({picture.mode}) at most {MAX_VALUES // weight // 1_000_000} megapixels are read.",
-                        "Save a smaller copy.",
-                    )
+                _check(picture, path, limits)
                 yield picture
     except ImageError:
         raise
-    except PIL.Image.DecompressionBombError as error:  # Pillow refuses at 179 megapixels, before the size is known here
+    except PIL.Image.DecompressionBombError as error:  # before the size is known here
         raise ImageError(
-            f"The picture {path.name!r} claims more than {MAX_VALUES // 1_000_000} megapixels.", "Save a smaller copy."
+            f"The picture {path.name!r} claims more than {min(limits.megapixels, PILLOWS)} megapixels.",
+            "Save a smaller copy.",
         ) from error
     except Exception as error:  # decoders raise anything on damaged files
         raise ImageError(
@@ -57,11 +54,27 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
         ) from error
 
 
-def read(path: Path) -> list[RasterSeries]:
-    with _opened(path) as picture:
+def _check(picture: PIL.Image.Image, path: Path, limits: Limits) -> None:
+    """Raises ImageError for more than the limit. Pages differ in size, and a PNG may name its transparent grey at its end."""
+    is_grey, is_transparent = picture.mode in ("1", "L"), "transparency" in picture.info
+    weight = 1 if is_grey and not is_transparent else COLOUR_WEIGHT
+    if picture.width * picture.height * weight > limits.values:
+        kind = f"{picture.mode}, transparent" if is_grey and is_transparent else picture.mode
+        raise ImageError(
+            f"The picture {path.name!r} claims {picture.width} x {picture.height} pixels; "
+            f"of its kind ({kind}) at most {limits.megapixels / weight:.3g} megapixels are read.",
+            "Save a smaller copy.",
+        )
+
+
+def read(path: Path, limits: Limits) -> list[RasterSeries]:
+    with _opened(path, limits) as picture:
         # a phone's JPEG (MPO) holds a preview or a depth map behind its picture: no frames
         frames = int(getattr(picture, "n_frames", 1)) if picture.format in ("TIFF", "WEBP") else 1
-        return [RasterSeries(path, frames)]
+        if frames > limits.frames:
+            raise ImageError(f"The picture {path.name!r} has {frames} pages.", f"At most {limits.frames} are read.")
+        about = About(f"{picture.format}, {picture.width} x {picture.height}", deep=_is_deep(picture))
+        return [RasterSeries(path, frames, about, limits)]
 
 
 class RasterSeries:
@@ -69,19 +82,23 @@ class RasterSeries:
 
     affine = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    slots: tuple[Slot, ...] = ()
 
-    def __init__(self, path: Path, frames: int):
-        self.path, self.frames, self.files = path, frames, (path.name,)
+    def __init__(self, path: Path, frames: int, about: About, limits: Limits):
+        self.path, self.frames, self.about, self.limits, self.files = path, frames, about, limits, (path.name,)
 
     def frame(self, index: int, window: Window | None = None) -> Image:
         if not 0 <= index < self.frames:
             raise ImageError(f"There is no frame {index + 1}; {self.path.name!r} has {self.frames}.")
         notes: list[str] = []
-        with _opened(self.path) as picture:
+        with _opened(self.path, self.limits) as picture:
             if self.frames > 1:
                 picture.seek(index)
+                _check(picture, self.path, self.limits)
                 notes.append(f"Page {index + 1} of {self.frames}.")
             turned = PIL.ImageOps.exif_transpose(picture)
+            _check(turned, self.path, self.limits)
             if picture.getexif().get(0x0112, 1) != 1:
                 notes.append("Turned as its EXIF orientation asks.")
             name = picture.format or "picture"
@@ -91,15 +108,19 @@ class RasterSeries:
         return Image(pixels, notes=tuple(notes), warnings=(flat,) if np.ptp(pixels) == 0 else (), window=window)
 
 
+def _is_deep(picture: PIL.Image.Image) -> bool:
+    return picture.mode.startswith("I") or picture.mode == "F"  # I;16, I;16B, I, F
+
+
 def _pixels(picture: PIL.Image.Image, window: Window | None, notes: list[str]) -> tuple[np.ndarray, Window | None]:
     """float32 in [0, 1], (H, W) or (H, W, 3), and the window that was applied to deep grey values."""
-    if picture.mode.startswith("I") or picture.mode == "F":  # I;16, I;16B, I, F
+    if _is_deep(picture):
         values = np.asarray(picture)
         if window is None and values.dtype.kind != "f" and values.min() >= 0:
             bits = max(8, int(values.max()).bit_length())
             notes.append(f"Stored deeper than 8 bits with values up to {int(values.max())}: read as {bits} bit, linear.")
             return (values / np.float32(2**bits - 1)).astype(np.float32), None
-        if window is None:
+        if window is None or is_automatic(window):
             window = automatic_window(values)
             notes.append(f"Values shown from {window.center - window.width / 2:g} to {window.center + window.width / 2:g}.")
         return apply_window(values, window), window
