@@ -16,11 +16,11 @@ import torch
 from engine.backbones.base import Backbone
 from engine.errors import DataError, ImageError
 from engine.preprocess import prepare, random_views
-from engine.readers import read_image
-from engine.store import Store
+from engine.sandbox import read_image, sandbox
+from engine.store import Store, digest_of
 from engine.types import Example, Image, VisualPrompt
 
-VERSION = 1  # of readers and crops: features that the store keeps under another one are made again
+VERSION = 2  # of readers and crops: features that the store keeps under another one are made again
 BATCH = 32  # inputs of one forward pass
 
 Progress = Callable[[int, int], None]
@@ -68,36 +68,36 @@ def views_of(
         raise DataError("There are no labelled images.", "Give class folders, a CSV or a split file that name some.")
     first = "random" if all_random else "plain"
     kind = f"{VERSION} {backbone.weights_hash} {backbone.dtype} {_words(visual_prompt)} {first} {seed}" if store else ""
-    found: list[np.ndarray | None] = []
-    waiting: list[tuple[int, str, np.ndarray]] = []  # example, key, (V, 3, S, S)
-    for i, example in enumerate(examples):
-        digest = _digest(example) if store or views > 1 or all_random else ""
-        keys = [f"{kind} {v} {digest}" for v in range(views)] if store else []
-        kept = store.get(keys) if store else {}
-        found.append(np.stack([kept[key] for key in keys]) if store and len(kept) == views else None)
+    digests = [digest_of(e.path) if store or views > 1 or all_random else "" for e in examples]
+    found = [_kept(store, [f"{kind} {v} {digest}" for v in range(views)]) for digest in digests]
+    missing = (e for e, kept in zip(examples, found, strict=True) if kept is None)
+    images = sandbox().map(_read, missing)  # decoded ahead, in workers, while the tower computes
+    waiting: list[tuple[int, str, np.ndarray]] = []  # example, digest, (V, 3, S, S)
+    for i, digest in enumerate(digests):
         if found[i] is None:
-            waiting.append(
-                (i, f"{kind} {{}} {digest}", _inputs(_read(example), backbone, views, f"{digest} {seed}", all_random))
-            )
+            image = next(images)
+            if isinstance(image, ImageError):
+                raise image
+            waiting.append((i, digest, _inputs(image, backbone, views, f"{digest} {seed}", all_random)))
         if waiting and (len(waiting) * views >= BATCH or i + 1 == len(examples)):
             made = _encoded(np.concatenate([inputs for *_, inputs in waiting]), backbone, visual_prompt)
-            for (j, key, _), each in zip(waiting, made.reshape(len(waiting), views, -1), strict=True):
+            for (j, file, _), each in zip(waiting, made.reshape(len(waiting), views, -1), strict=True):
                 if not np.isfinite(each).all():
                     name = Path(examples[j].path).name
                     raise DataError(f"The features of {name!r} are not finite numbers.", "Try the precision float32.")
                 found[j] = each
                 if store:
-                    store.put({key.format(v): row for v, row in enumerate(each)})
+                    store.put({f"{kind} {v} {file}": row for v, row in enumerate(each)}, file)
             waiting.clear()
         if progress and (not waiting):
             progress(i + 1, len(examples))
     return np.stack([each for each in found if each is not None], axis=1)
 
 
-def _digest(example: Example) -> str:
-    """Of the file's bytes; a folder has its path."""
-    path = Path(example.path)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else example.path
+def _kept(store: Store | None, keys: list[str]) -> np.ndarray | None:
+    """(V, D), where all are there."""
+    found = store.get(keys) if store else {}
+    return np.stack([found[key] for key in keys]) if found and len(found) == len(keys) else None
 
 
 def _words(visual_prompt: VisualPrompt | None) -> str:
