@@ -1,4 +1,4 @@
-"""The command line: python -m engine list | predict | tune | evaluate | prompts | reproduce | import | export | bench.
+"""The command line: python -m engine list | predict | tune | evaluate | prompts | reproduce | import | export | erase | bench.
 
 --json prints one documented object (README, "What --json prints"). Exit codes: 0 all well; 1 some files failed, the
 rest is there; 2 wrong usage, or nothing could run (one sentence on stderr).
@@ -22,16 +22,7 @@ import engine
 from engine import bench
 from engine.backbones.base import Backbone
 from engine.prompts import LIBRARY
-from engine.types import Image, Window
-
-
-def parse_window(text: str) -> Window:
-    try:
-        center, width = (float(part) for part in text.split(","))
-    except ValueError:
-        raise engine.ImageError(f"The window {text!r} is not understood.", "Write CENTRE,WIDTH, as in 40,400.") from None
-    return Window(center, width)
-
+from engine.types import Image
 
 # --- list -----------------------------------------------------------------------------------------------------------
 
@@ -83,38 +74,56 @@ def _write_map(image: Image, placed: np.ndarray, prompts: engine.PromptSet, labe
     return str(path)
 
 
+def _map(image: Image, backbone: Backbone, prompts: engine.PromptSet, top: str, args: argparse.Namespace) -> str | None:
+    """Writes the map of a class, where one can be made and there is something to see."""
+    if prompts.class_embeddings is None or args.explain not in engine.explanations_for(backbone):
+        return None
+    prepared = engine.prepare(image, backbone.preprocess)
+    placed = engine.place(engine.explain(prepared, backbone, prompts, [top], args.explain)[0], image.shape)
+    return None if engine.is_flat(placed) else _write_map(image, placed, prompts, top, args.out)
+
+
+def _as_asked(image: Image, args: argparse.Namespace) -> Image:
+    """What looks like burned-in text is covered where that was asked for."""
+    return engine.cover(image, engine.find_text(image)) if args.cover_text else image
+
+
 def _one(series: engine.Series, backbone: Backbone, sets: list[engine.PromptSet], args: argparse.Namespace) -> list[dict]:
-    index = args.frame - 1 if args.frame is not None else engine.middle(series)
-    image = series.frame(index, args.window)
+    """One frame, and a row for each prompt set."""
+    index = (args.frame or 1) - 1
+    image = _as_asked(series.frame(index, args.window), args)
     prepared = engine.prepare(image, backbone.preprocess)
     rows = []
     shared = engine.embed([prepared], backbone)[0]  # one image forward for all shared-image sets
     for prompts in sets:
         features = shared if prompts.is_shared_image else engine.embed([prepared], backbone, prompts.visual_prompt)[0]
         prediction = engine.read_off(features, backbone, prompts)
-        top = prediction.ranked()[0][0]
-        written = None
-        offered = prompts.class_embeddings is not None and args.explain in engine.explanations_for(backbone)
-        if offered:
-            heatmap = engine.explain(prepared, backbone, prompts, [top], args.explain)[0]
-            placed = engine.place(heatmap, image.shape)
-            if not engine.is_flat(placed):
-                written = _write_map(image, placed, prompts, top, args.out)
-        rows.append(engine.result_row(series, index, image, prediction, prompts, written))
+        written = _map(image, backbone, prompts, prediction.ranked()[0][0], args)
+        rows.append(engine.result_row(series, image, prediction, prompts, written, index))
     return rows
 
 
-def _files(named: list[str]) -> list[str]:
-    """Folders become the files below them, hidden ones left out, so that one stray file is one row."""
-    found = []
-    for each in map(Path, named):
-        inside = (
-            sorted(p for p in each.rglob("*") if p.is_file() and not p.name.startswith(".")) if each.is_dir() else [each]
-        )
-        found += [str(p) for p in inside]
-    if not found:
-        raise engine.ImageError(f"There is no file below {named[0]!r}.", "Give image files, or a folder that holds some.")
-    return found
+def _all(series: engine.Series, backbone: Backbone, sets: list[engine.PromptSet], args: argparse.Namespace) -> list[dict]:
+    """All frames, pooled, and a row for each prompt set; the map is of the frame that speaks most for the first class."""
+    curve = None
+
+    def prepared(image: Image) -> engine.Input:
+        return engine.prepare(_as_asked(image, args), backbone.preprocess)
+
+    for curve in engine.curves(series, prepared, engine.scorer(backbone, sets), args.window):
+        _images_done(curve.done, curve.total)
+    assert curve is not None  # a series has a frame
+    rows = []
+    for column, prompts in enumerate(sets):
+        p = curve.probabilities[column]
+        prediction = engine.prediction_of(engine.pool(p, args.pool), backbone, prompts)
+        top = prediction.ranked()[0][0]
+        index = int(curve.frames[engine.peak(p, prompts.labels.index(top))])
+        image = _as_asked(series.frame(index, args.window), args)
+        written = _map(image, backbone, prompts, top, args)
+        pooling = engine.pooling_row(curve, column, args.pool, prompts.labels)
+        rows.append(engine.result_row(series, image, prediction, prompts, written, pooling=pooling))
+    return rows
 
 
 def run_predict(args: argparse.Namespace) -> int:
@@ -126,14 +135,15 @@ def run_predict(args: argparse.Namespace) -> int:
         raise engine.ExplainError(
             f"There is no explanation {args.explain!r}.", f"Choose: {', '.join(engine.EXPLANATIONS)}, none."
         )
-    args.window = parse_window(args.window) if args.window else None
+    args.window = engine.named_window(args.window) if args.window else None
+    opened = engine.open_all(args.files, _files_read)
     rows: list[dict[str, Any]] = []
-    for file in _files(args.files):
+    for series in opened.series:
         try:
-            for series in engine.read([file]):
-                rows += _one(series, backbone, sets, args)
+            rows += (_one if series.frames == 1 or args.frame is not None else _all)(series, backbone, sets, args)
         except engine.EngineError as error:
-            rows.append(engine.error_row(Path(file).name, backbone.id, error))
+            rows.append(engine.error_row(list(series.files), backbone.id, error))
+    rows += [engine.error_row([name], backbone.id, error) for name, error in opened.refused]
     failed = [row for row in rows if row["status"] == "error"]
     if args.json:
         print(json.dumps({"schema": 1, "notice": engine.NOTICE, "results": rows}, indent=1))
@@ -149,10 +159,13 @@ def run_predict(args: argparse.Namespace) -> int:
 def _show(row: dict[str, Any]) -> None:
     if row["status"] == "error":
         return
-    print(f"{', '.join(row['files'])}: {row['prompt_set']} on {row['backbone']}, {row['device']}")
+    more = f" and {len(row['files']) - 3} more" if len(row["files"]) > 3 else ""
+    print(f"{', '.join(row['files'][:3])}{more}: {row['prompt_set']} on {row['backbone']}, {row['device']}")
     for label, p in sorted(row["probabilities"].items(), key=lambda item: -item[1]):
         print(f"  {label:32} {p:6.1%}  {'#' * round(40 * p)}")
     print(f"  {'calibrated' if row['calibrated'] else 'uncalibrated: compare the classes, do not read as risk'}")
+    if row["pooling"]:
+        print(f"  pooled: {row['pooling']['words']}")
     for note in row["notes"]:
         print(f"  note: {note}")
     for warning in row["warnings"]:
@@ -161,6 +174,11 @@ def _show(row: dict[str, Any]) -> None:
 
 
 # --- evaluate and prompts -------------------------------------------------------------------------------------------
+
+
+def _files_read(done: int, total: int) -> None:
+    if sys.stderr.isatty() and total > 1:
+        print(f"\r  {done}/{total} files read", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
 def _images_done(done: int, total: int) -> None:
@@ -406,6 +424,20 @@ def run_export(args: argparse.Namespace) -> int:
     return _written(prompts.export(target), args)
 
 
+# --- erase ----------------------------------------------------------------------------------------------------------
+
+
+def run_erase(args: argparse.Namespace) -> int:
+    if not args.files and args.older_than is None:
+        raise engine.DataError("Nothing is named to erase.", "Give a patient's files, or --older-than DAYS.")
+    count = engine.erase(args.files, args.older_than)
+    if args.json:
+        print(json.dumps({"schema": 1, "erased": count}, indent=1))
+    else:
+        print(f"{count} features erased.")
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m engine", description=f"PromptScope's engine. {engine.NOTICE}")
     verbs = top.add_subparsers(dest="verb", required=True)
@@ -424,12 +456,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true")
 
     p = verb("predict", run_predict, "Probabilities and a map for each file.")
-    p.add_argument("files", nargs="+", metavar="FILE")
+    p.add_argument("files", nargs="+", metavar="FILE", help="files, folders, zip archives")
     machine(p)
     p.add_argument("--prompts", nargs="+", default=["modality"], metavar="SET", help="names, folders or task ids")
     p.add_argument("--explain", default="legrad", help="map method, or none (default: legrad)")
-    p.add_argument("--frame", type=int, default=None, help="frame, from 1 (default: the middle one)")
-    p.add_argument("--window", default=None, metavar="CENTRE,WIDTH", help="as in 40,400")
+    p.add_argument("--frame", type=int, default=None, help="one frame, from 1 (default: all frames, pooled)")
+    p.add_argument("--pool", choices=list(engine.POOLS), default="mean", help="of all frames (default: mean)")
+    p.add_argument("--window", default=None, help="CENTRE,WIDTH as in 40,400; a preset as in lung; or automatic")
+    p.add_argument("--cover-text", action="store_true", help="blacken what looks like burned-in text first")
     p.add_argument("--out", type=Path, default=Path("promptscope-out"), help="folder of the maps")
     p.add_argument("--json", action="store_true")
 
@@ -497,6 +531,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("prompts", metavar="SET")
     p.add_argument("--out", type=Path, default=None, metavar="FILE")
     p.add_argument("--force", action="store_true", help="replace what is there")
+    p.add_argument("--json", action="store_true")
+
+    p = verb("erase", run_erase, "Delete what is kept of images between runs (docs/privacy.md).")
+    p.add_argument("files", nargs="*", metavar="FILE", help="a patient's files or folders, as they were read")
+    p.add_argument("--older-than", type=float, default=None, metavar="DAYS", help="whatever was made earlier")
     p.add_argument("--json", action="store_true")
 
     p = verb("bench", bench.run, "Performance ratios, measured in one run on this machine.")

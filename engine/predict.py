@@ -53,13 +53,20 @@ def bound(prompts: PromptSet, backbone: Backbone) -> PromptSet:
 def read_off(features: np.ndarray, backbone: Backbone, prompts: PromptSet) -> Prediction:
     """features (D,) of one image -> what a prompt set says of it."""
     prompts = bound(prompts, backbone)
+    found = prompts.probabilities(features[None])[0]
+    return prediction_of(found, backbone, prompts, prompts.temperature is not None)
+
+
+def prediction_of(probabilities: np.ndarray, backbone: Backbone, prompts: PromptSet, calibrated: bool = False) -> Prediction:
+    """Probabilities (C,) with what they are of and where they were computed. calibrated : false where frames were pooled, for
+    a temperature is fitted to single images."""
     return Prediction(
         labels=prompts.labels,
-        probabilities=prompts.probabilities(features[None])[0],
+        probabilities=probabilities,
         prompt_set=prompts.name,
         backbone=backbone.id,
         device=f"{backbone.device} ({backbone.dtype})",
-        calibrated=prompts.temperature is not None,
+        calibrated=calibrated,
         activation=prompts.activation,
     )
 

@@ -7,7 +7,7 @@ Resizing is Pillow's antialiased bicubic on float32, so that it equals open_clip
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
@@ -106,6 +106,18 @@ def prepare(image: Image, preprocess: Preprocess) -> Input:
     canvas[:, into[0], into[1]] = resized[:, outof[0], outof[1]]
     down, across = rows / height, columns / width  # image pixels per input pixel
     return Input(_normalised(canvas, preprocess), Box(top * down, left * across, size * down, size * across))
+
+
+def smaller(image: Image, longest: int) -> Image:
+    """The image with its longer side no longer than that many pixels, for the eye; itself where it is no longer."""
+    rows, columns = image.shape
+    if max(rows, columns) <= longest:
+        return image
+    height, width = (max(1, round(side * longest / max(rows, columns))) for side in (rows, columns))
+    channels = [_resized(each, height, width, "bicubic") for each in _channels(image)]
+    pixels = np.clip(channels[0] if len(channels) == 1 else np.stack(channels, axis=-1), 0, 1)
+    spacing = image.spacing_mm and (image.spacing_mm[0] * rows / height, image.spacing_mm[1] * columns / width)
+    return replace(image, pixels=pixels, spacing_mm=spacing)
 
 
 def _weights(cells: int, start: float, length: float, pixels: int) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from engine.burned_in import find_text, text_warning
 from engine.errors import EngineError
+from engine.pooling import Curve, pooled_by
 from engine.prompts import PromptSet
 from engine.types import Image, Prediction, Series
 
@@ -12,11 +15,17 @@ NOTICE = "Research use only. Not a medical device. Not for diagnosis."
 
 
 def result_row(
-    series: Series, index: int, image: Image, prediction: Prediction, prompts: PromptSet, map_path: str | None
+    series: Series,
+    image: Image,
+    prediction: Prediction,
+    prompts: PromptSet,
+    map_path: str | None,
+    index: int | None = None,
+    pooling: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One image and one prompt set. index : the frame, from 0; it is written from 1."""
-    w = image.window
-    window = None if w is None else {"center": w.center, "width": w.width, "function": w.function, "source": w.source}
+    """One series and one prompt set. index : the frame that was classified, from 0 (it is written from 1); or pooling : of
+    all its frames. image : that frame, or of a pooled series the one whose map is drawn.
+    """
     return {
         "files": list(series.files),
         "status": "ok",
@@ -26,18 +35,37 @@ def result_row(
         "device": prediction.device,
         "probabilities": {k: float(p) for k, p in zip(prediction.labels, prediction.probabilities, strict=True)},
         "calibrated": prediction.calibrated,
-        "frame": index + 1,
-        "window": window,
+        "frame": None if index is None else index + 1,
+        "pooling": pooling,
+        "window": asdict(image.window) if image.window else None,
         "notes": list(image.notes),
-        "warnings": [*image.warnings, *prompts.card.get("shortcuts", [])],
+        "warnings": warnings_of(series, image, prompts),
         "map": map_path,
     }
 
 
-def error_row(file: str, backbone: str, error: EngineError) -> dict[str, Any]:
-    """A file that failed, with the same keys."""
+def warnings_of(series: Series, image: Image, prompts: PromptSet) -> list[str]:
+    """What to read with care, each once: of the file, of text in the picture, of the data that the prompts know."""
+    found = [*series.warnings, *image.warnings, *series.about.burned_in, *text_warning(find_text(image))]
+    return list(dict.fromkeys([*found, *prompts.card.get("shortcuts", [])]))
+
+
+def pooling_row(curve: Curve, column: int, how: str, labels: tuple[str, ...]) -> dict[str, Any]:
+    """How many frames became one answer. column : of the prompt set in the curve; frames are written from 1."""
+    p = curve.probabilities[column]
     return {
-        "files": [file],
+        "how": how,
+        "words": pooled_by(how, len(curve.frames)),
+        "frames": [int(i) + 1 for i in curve.frames],
+        "curve": {label: [float(v) for v in p[:, i]] for i, label in enumerate(labels)},
+        "failed": [{"frame": i + 1, "error": str(error)} for i, error in curve.failed],
+    }
+
+
+def error_row(files: list[str], backbone: str, error: EngineError) -> dict[str, Any]:
+    """A file or series that failed, with the same keys."""
+    return {
+        "files": files,
         "status": "error",
         "error": str(error),
         "backbone": backbone,
@@ -46,6 +74,7 @@ def error_row(file: str, backbone: str, error: EngineError) -> dict[str, Any]:
         "probabilities": None,
         "calibrated": False,
         "frame": None,
+        "pooling": None,
         "window": None,
         "notes": [],
         "warnings": [],

@@ -21,7 +21,10 @@ SOURCES = sorted(p for folder in ("engine", "app") for p in (ROOT / folder).rglo
 HOMES = {
     "gradio": ["app/"],
     "spaces": ["app/compute.py"],
-    "pydicom": ["engine/readers/dicom.py"],
+    "pydicom": ["engine/readers/"],
+    "imagecodecs": ["engine/readers/_decoders.py"],
+    "SimpleITK": ["engine/readers/volume.py"],
+    "scipy": ["engine/burned_in.py"],
     "open_clip": ["engine/backbones/"],
     "timm": ["engine/backbones/"],
     "transformers": ["engine/backbones/"],
@@ -31,21 +34,27 @@ HOMES = {
     "safetensors": ["engine/prompts.py", "engine/training.py", "engine/backbones/"],
     "jsonschema": ["engine/prompts.py"],
     "sklearn": ["engine/methods/linear_probe.py"],
-    "PIL": ["engine/preprocess.py", "engine/readers/raster.py", "engine/__main__.py", "app/render.py"],
+    "PIL": ["engine/preprocess.py", "engine/readers/", "engine/__main__.py", "app/render.py"],
 }
 # A part of the engine and what it may import of the engine; a folder stands for its files.
 ALLOWED = {
     "types": [],
     "errors": [],
     "registry": ["errors"],
+    "limits": ["errors"],
+    "pooling": ["errors"],
+    "windows": ["errors", "types"],
+    "burned_in": ["types"],
     "preprocess": ["errors", "types"],
     "tasks": ["errors"],
     "data": ["errors", "tasks", "types"],
     "heads": ["errors"],
     "samples": [],
     "render": ["types"],
-    "readers": ["readers", "errors", "registry", "types"],
-    "store": [],
+    "readers": ["readers", "errors", "limits", "registry", "types"],
+    "scratch": [],
+    "sandbox": ["readers", "errors", "limits", "scratch", "types"],
+    "store": ["errors", "readers"],
     "checkpoints": ["errors"],
     "backbones": ["backbones", "errors", "registry", "preprocess", "tasks", "types"],
     "prompts": ["errors", "heads", "tasks", "types", "backbones.base"],
@@ -65,7 +74,16 @@ ALLOWED = {
         "types",
     ],
     "predict": ["backbones.base", "context", "errors", "heads", "preprocess", "prompts", "types"],
-    "features": ["backbones.base", "errors", "preprocess", "readers", "store", "types"],
+    "features": ["backbones.base", "errors", "preprocess", "sandbox", "store", "types"],
+    "volumes": [
+        "backbones.base",
+        "errors",
+        "pooling",
+        "predict",
+        "prompts",
+        "sandbox",
+        "types",
+    ],
     "tune": ["backbones.base", "data", "errors", "features", "methods", "prompts", "store", "tasks", "training", "types"],
     "importing": ["backbones.base", "checkpoints", "context", "errors", "methods", "prompts", "tasks"],
     "reproduce": [
@@ -84,10 +102,10 @@ ALLOWED = {
     ],
     "explain": ["explain", "backbones.base", "errors", "prompts", "registry", "types"],
     "evaluate": ["backbones.base", "data", "errors", "features", "predict", "prompts", "types"],
-    "results": ["errors", "prompts", "types"],
+    "results": ["burned_in", "errors", "pooling", "prompts", "types"],
 }
 NO_TORCH = ["types", "errors", "registry", "preprocess", "tasks", "data", "heads", "samples", "render", "readers", "results"]
-NO_TORCH += ["store", "checkpoints"]
+NO_TORCH += ["store", "checkpoints", "limits", "pooling", "windows", "burned_in", "sandbox", "scratch"]
 
 
 def imports(path: Path) -> list[str]:
@@ -169,7 +187,7 @@ def test_every_registry_entry_imports_and_every_file_is_registered(registry, fol
 
 
 def test_an_unknown_name_is_said_with_what_there_is():
-    with pytest.raises(engine.ImageError, match=r"no image format called 'xml'\. Choose one of: dicom, raster"):
+    with pytest.raises(engine.ImageError, match=r"no image format called 'xml'\. Choose one of: dicom, raster, volume"):
         engine.READERS["xml"]
 
 

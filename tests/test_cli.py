@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 import pytest
+from phantom import write_series
 
 import engine
 from engine.__main__ import main
+from engine.store import Store
 
 CT = next(str(s.path) for s in engine.samples() if s.title == "CT")
 
@@ -36,8 +40,8 @@ def test_predict_json_is_as_documented_and_equals_the_library(capsys, tmp_path):
     assert code == 0 and found["schema"] == 1 and len(found["results"]) == 2
     row = found["results"][0]
     assert set(row) == {
-        "files", "status", "error", "backbone", "prompt_set", "device", "probabilities", "calibrated", "frame", "window",
-        "notes", "warnings", "map",
+        "files", "status", "error", "backbone", "prompt_set", "device", "probabilities", "calibrated", "frame", "pooling",
+        "window", "notes", "warnings", "map",
     }  # fmt: skip
     backbone = engine.load_backbone("scope-mini")
     expected = engine.predict(engine.read_image(CT), backbone, engine.prompt_set("modality", backbone))
@@ -50,7 +54,43 @@ def test_predict_json_is_as_documented_and_equals_the_library(capsys, tmp_path):
 def test_a_users_window_is_applied_and_said(capsys, tmp_path):
     _, out, _ = run(capsys, "predict", CT, "--window", "40,400", "--json", "--explain", "none")
     row = json.loads(out)["results"][0]
-    assert row["window"] == {"center": 40.0, "width": 400.0, "function": "LINEAR", "source": "user"} and row["map"] is None
+    window = {"center": 40.0, "width": 400.0, "function": "LINEAR_EXACT", "source": "user", "name": ""}
+    assert row["window"] == window and row["map"] is None
+    _, out, _ = run(capsys, "predict", CT, "--window", "lung", "--json", "--explain", "none")
+    lung = {"center": -600, "width": 1500, "function": "LINEAR", "source": "preset", "name": "lung"}
+    assert json.loads(out)["results"][0]["window"] == lung
+
+
+def test_a_series_is_pooled_over_its_slices_and_a_frame_can_be_asked_for(capsys, tmp_path):
+    write_series(tmp_path / "ct", slices=6, side=32)
+    (tmp_path / "ct" / "notes.txt").write_text("no image")
+    asked = ("predict", str(tmp_path / "ct"), "--json", "--out", str(tmp_path / "maps"))
+    code, out, _ = run(capsys, *asked, "--pool", "max")
+    row, failed = json.loads(out)["results"]
+    assert code == 1 and failed["files"] == ["notes.txt"] and failed["status"] == "error"
+    assert len(row["files"]) == 6 and row["frame"] is None
+    pooling = row["pooling"]
+    assert pooling["how"] == "max" and pooling["frames"] == [1, 2, 3, 4, 5, 6] and pooling["failed"] == []
+    assert pooling["words"] == "each class's highest of 6 frames, scaled to sum to 1"
+    highest = {label: max(values) for label, values in pooling["curve"].items()}
+    for label, p in row["probabilities"].items():
+        assert p == pytest.approx(highest[label] / sum(highest.values()), abs=1e-6)
+    _, out, _ = run(capsys, *asked, "--frame", "3")
+    single = json.loads(out)["results"][0]
+    assert single["frame"] == 3 and single["pooling"] is None and "Slice 3 of 6." in single["notes"]
+    for label, p in single["probabilities"].items():
+        assert p == pytest.approx(pooling["curve"][label][2], abs=1e-5)  # one forward of six frames, or of one
+
+
+def test_what_looks_like_text_is_covered_where_that_is_asked(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    picture = PIL.Image.fromarray(rng.integers(60, 90, (300, 400), dtype=np.uint8))
+    PIL.ImageDraw.Draw(picture).text((20, 20), "DOE JANE 1970-01-01", fill=255, font=PIL.ImageFont.load_default(22))
+    picture.save(tmp_path / "a.png")
+    _, plain, _ = run(capsys, "predict", str(tmp_path / "a.png"), "--json", "--explain", "none")
+    _, covered, _ = run(capsys, "predict", str(tmp_path / "a.png"), "--json", "--explain", "none", "--cover-text")
+    assert not any("covered" in note for note in json.loads(plain)["results"][0]["notes"])
+    assert any("covered before classification" in note for note in json.loads(covered)["results"][0]["notes"])
 
 
 def test_some_failures_are_exit_code_1_and_the_rest_is_there(capsys, tmp_path):
@@ -58,8 +98,8 @@ def test_some_failures_are_exit_code_1_and_the_rest_is_there(capsys, tmp_path):
     bad.write_bytes(b"no image")
     code, out, err = run(capsys, "predict", str(bad), CT, "--json", "--explain", "none")
     rows = json.loads(out)["results"]
-    assert code == 1 and [r["status"] for r in rows] == ["error", "ok"]
-    assert rows[0]["error"].startswith("The file 'bad.dcm' is no image") and rows[0]["error"] in err
+    assert code == 1 and [r["status"] for r in rows] == ["ok", "error"]
+    assert rows[1]["error"].startswith("The file 'bad.dcm' is no image") and rows[1]["error"] in err
 
 
 def test_nothing_could_run_is_exit_code_2_with_one_sentence(capsys, tmp_path):
@@ -101,3 +141,17 @@ def test_bench_measures_a_key_and_refuses_an_unknown_one(capsys):
     assert code == 0 and found["mini_tower_ms"]["value"] > 0 and found["machine"]["cores"] >= 1
     code, _, err = run(capsys, "bench", "--only", "speed_of_light")
     assert code == 2 and "bench has no key 'speed_of_light'" in err
+
+
+def test_erase_deletes_what_is_kept_of_a_patients_files(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMPTSCOPE_CACHE", str(tmp_path / "cache"))
+    for i in range(2):
+        PIL.Image.fromarray(np.full((8, 8), 40 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    backbone = engine.load_backbone("scope-mini")
+    examples = [engine.Example(str(tmp_path / f"{i}.png"), "a") for i in range(2)]
+    engine.features_of(examples, backbone, store=Store())
+    assert run(capsys, "erase", str(tmp_path / "0.png"))[:2] == (0, "1 features erased.\n")
+    code, out, _ = run(capsys, "erase", "--older-than", "0", "--json")
+    assert code == 0 and json.loads(out) == {"schema": 1, "erased": 1}
+    code, _, err = run(capsys, "erase")
+    assert code == 2 and "Nothing is named to erase" in err
