@@ -1,89 +1,126 @@
-"""A visitor's files: moved out of Gradio's cache at once, under random names, and deleted when the visit ends.
+"""A visitor's files: copied without what identifies anybody, under random names, and deleted when the visit ends.
 
 Gradio keeps an upload under its own name and serves it by URL to whoever knows the path. So each upload is moved to a
-private folder (mode 700), where its name is random, and deleted when the visit or the server ends; the true name is kept in the visitor's state for display only.
+private folder (mode 700) at once; workers write clean copies of it (engine.sandbox), and the originals are deleted before the
+answer. Names of files are said once, where a file is refused; none is kept, not in the visitor's state either.
 """
 
 from __future__ import annotations
 
-import atexit
-import os
 import secrets
 import shutil
-import tempfile
-from dataclasses import dataclass
-from functools import cache
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import engine
 
+MANY = 8  # files from which on one is shown while the others are read
+
 
 @dataclass(frozen=True)
 class Case:
-    """One opened file. name : as the visitor knows it, shown, never logged; path : where it lies now."""
+    """One series that a visitor opened. title : neutral words, never a file's name; removed : (what, how many elements)
+    identified somebody in the upload; folder : of the clean copies, deleted when no case refers to it, None for an example."""
 
-    name: str
-    path: Path
-    frames: int
-    owned: bool = True  # an example belongs to its package and is never deleted
-
-    def series(self) -> engine.Series:
-        return engine.read([self.path])[0]
-
-    def frame(self, index: int) -> engine.Image:
-        """Raises ImageError, which speaks of the file by the name that the visitor knows."""
-        try:
-            return self.series().frame(index)
-        except engine.EngineError as error:
-            raise _renamed(error, self.path.name, self.name) from None
+    series: engine.Series
+    title: str
+    removed: tuple[tuple[str, int], ...] = ()
+    folder: engine.PrivateFolder | None = None
+    key: str = field(default_factory=secrets.token_hex)  # tells this opening from any other
 
 
-PREFIX = "promptscope-uploads-"
+@dataclass(frozen=True)
+class Taken:
+    """What became of an upload, or how far it is. first : an image of it, while the others are read; refused : sentences
+    that name the visitor's files, for the screen alone."""
+
+    done: int
+    total: int
+    first: engine.Image | None = None
+    cases: tuple[Case, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
-@cache
-def _folder() -> Path:
-    """This process's own; what a process that was killed has left is deleted first."""
-    root = Path(tempfile.gettempdir())
-    for left in root.glob(f"{PREFIX}*"):
-        owner = left.name.removeprefix(PREFIX).partition("-")[0]
-        if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
-            shutil.rmtree(left, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
-
-
-def take(upload: str) -> Case:
-    """Moves an upload away and opens it. Raises ImageError; then the file is already gone."""
-    source = Path(upload)
-    place = _folder() / secrets.token_hex(16)
+@contextmanager
+def received(uploads: list[str]) -> Iterator[tuple[list[tuple[Path, str]], list[str]]]:
+    """(where it lies, its name) of each upload, out of Gradio's reach; and sentences for those that are gone. All are deleted
+    afterwards. Raises ImageError for too many."""
+    folder = engine.PrivateFolder()
+    here: list[tuple[Path, str]] = []
+    gone: list[str] = []
     try:
-        shutil.move(source, place)
-    except OSError:  # the same content twice at once is one file to Gradio
-        raise engine.ImageError(f"The file {source.name!r} was taken by another request.", "Upload it again.") from None
+        for upload in map(Path, dict.fromkeys(uploads)):  # the same file twice is one upload
+            place = folder.path / secrets.token_hex(16)
+            try:
+                shutil.move(upload, place)
+            except OSError:  # the same content twice at once is one file to Gradio
+                gone.append(f"The file {upload.name!r} was taken by another request. Upload it again.")
+                continue
+            here.append((place, upload.name))
+        most = engine.sandbox().limits.zip_entries
+        if len(uploads) > most:
+            raise engine.ImageError(f"{len(uploads)} files are too many at once.", f"At most {most} are taken.")
+        yield here, gone
+    finally:
+        folder.delete()
+
+
+def take(files: list[tuple[Path, str]]) -> Iterator[Taken]:
+    """Clean copies of the files, opened as series: how far it is, file by file, then what became of them."""
+    folder = engine.PrivateFolder()
+    copies: list[tuple[Path, str]] = []
+    refused: list[str] = []
+    removed: Counter[str] = Counter()
+    for each in engine.sandbox().admit(files, folder.path, secrets.token_bytes(32)):
+        first = None
+        if isinstance(each.file, engine.ImageError):
+            refused.append(str(each.file))
+        else:
+            copies.append((each.file, each.name))
+            removed.update(dict(each.removed))
+            first = _look(each.file) if len(copies) == 1 and each.total >= MANY else None
+        yield Taken(each.done, each.total, first)
+    names = {f"File {i}": name for i, (_, name) in enumerate(copies, start=1)}
+    opened = engine.Opened(())
+    if copies:
+        opened = engine.sandbox().open_all([path for path, _ in copies], names=list(names))
+    refused += [str(error).replace(repr(ours), repr(names[ours])) for ours, error in opened.refused]
+    titles = _titles([series.about.title for series in opened.series])
+    cases = tuple(Case(s, t, tuple(removed.items()), folder) for s, t in zip(opened.series, titles, strict=True))
+    if not cases:
+        folder.delete()
+    yield Taken(len(files), len(files), cases=cases, refused=tuple(refused))
+
+
+def _look(path: Path) -> engine.Image | None:
+    """An image of one file, or None where it has none: what is wrong with it is said when all are read."""
     try:
-        series = engine.read([place])[0]
-    except BaseException as error:
-        place.unlink(missing_ok=True)
-        if isinstance(error, engine.EngineError):
-            raise _renamed(error, place.name, source.name) from None
-        raise
-    return Case(source.name, place, series.frames)
+        series = engine.sandbox().open_file(path, "File 1")
+        return series[0].frame(engine.middle(series[0])) if series else None
+    except engine.ImageError:
+        return None
 
 
 def sample(title: str) -> Case:
     found = next(s for s in engine.samples() if s.title == title)
-    return Case(f"Example: {title}", found.path, engine.read([found.path])[0].frames, owned=False)
+    return Case(engine.read([found.path])[0], f"Example: {title}")
 
 
-def _renamed(error: engine.EngineError, ours: str, theirs: str) -> engine.EngineError:
-    """The same sentence with the name that the visitor knows."""
-    return type(error)(error.message.replace(ours, theirs), error.hint.replace(ours, theirs))
+def _titles(found: list[str]) -> list[str]:
+    """Titles that can be told apart: those that come more than once are numbered."""
+    often, seen = Counter(found), Counter[str]()
+    made = []
+    for title in found:
+        seen[title] += 1
+        made.append(f"{title} ({seen[title]} of {often[title]})" if often[title] > 1 else title)
+    return made
 
 
 def forget(cases: list[Case]) -> None:
-    """Deletes a visitor's files."""
+    """Deletes a visitor's files now."""
     for case in cases or []:
-        if case.owned:
-            case.path.unlink(missing_ok=True)
+        if case.folder:
+            case.folder.delete()

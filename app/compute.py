@@ -1,14 +1,16 @@
 """The work behind the page, as functions that a ZeroGPU Space can run in its GPU worker.
 
 They take names, not models: the worker is forked from this process and finds the loaded backbone there, and what crosses
-the border is small and can be pickled.
+the border is small and can be pickled. Visitors take turns: two computations never share the cores.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -16,15 +18,24 @@ import engine
 from app import models
 
 F = TypeVar("F", bound=Callable[..., Any])
+_turn = threading.Semaphore(1)
 
 
-def _on_gpu(function: F) -> F:
-    """`spaces.GPU` where it is installed (it must be seen at import); elsewhere nothing changes."""
+def _in_turn(function: F) -> F:
+    """One at a time; in the GPU worker (`spaces.GPU`, which must be seen at import) where there is one."""
     try:
         import spaces
     except ImportError:
-        return function
-    return spaces.GPU(duration=30)(function)
+        work = function
+    else:
+        work = spaces.GPU(duration=30)(function)
+
+    @wraps(function)
+    def waiting(*values: Any) -> Any:
+        with _turn:
+            return work(*values)
+
+    return cast("F", waiting)
 
 
 @dataclass(frozen=True)
@@ -40,15 +51,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Found:
-    """placed : the map in image coordinates (H, W), NaN where unseen, or None where none is offered."""
+    """heatmap : of the most probable class, or None where none is offered."""
 
     prepared: engine.Input
     prediction: engine.Prediction
     beside: engine.Prediction | None
-    placed: np.ndarray | None
+    heatmap: engine.Heatmap | None
 
 
-@_on_gpu
+@_in_turn
 def classify(image: engine.Image, asked: Asked) -> Found:
     """Probabilities, those of zero-shot beside them, and the map of the most probable class. Raises EngineError."""
     backbone = models.backbone(asked.backbone, asked.device, asked.precision)
@@ -60,27 +71,30 @@ def classify(image: engine.Image, asked: Asked) -> Found:
     zero = models.zero_shot_beside(prompts, asked.backbone, asked.device, asked.precision)
     plain = features if prompts.is_shared_image or not zero else engine.embed([prepared], backbone)[0]
     beside = engine.read_off(plain, backbone, zero) if zero else None
-    placed = _map(prepared, image.shape, backbone, prompts, prediction.ranked()[0][0], asked.target)
-    return Found(prepared, prediction, beside, placed)
+    heatmap = _map(prepared, backbone, prompts, prediction.ranked()[0][0], asked.target)
+    return Found(prepared, prediction, beside, heatmap)
 
 
-@_on_gpu
-def draw(prepared: engine.Input, shape: tuple[int, int], label: str, asked: Asked) -> np.ndarray | None:
+@_in_turn
+def draw(prepared: engine.Input, label: str, asked: Asked) -> engine.Heatmap | None:
     """The map of another class, or against another target. Raises EngineError."""
     backbone = models.backbone(asked.backbone, asked.device, asked.precision)
     prompts = models.prompts(asked.prompts, asked.backbone, asked.device, asked.precision)
-    return _map(prepared, shape, backbone, prompts, label, asked.target)
+    return _map(prepared, backbone, prompts, label, asked.target)
+
+
+@_in_turn
+def score(inputs: list[engine.Input], asked: Asked) -> np.ndarray:
+    """Probabilities (B, C) of many frames. Raises EngineError."""
+    backbone = models.backbone(asked.backbone, asked.device, asked.precision)
+    prompts = models.prompts(asked.prompts, asked.backbone, asked.device, asked.precision)
+    return engine.scorer(backbone, [prompts])(inputs)[0]
 
 
 def _map(
-    prepared: engine.Input,
-    shape: tuple[int, int],
-    backbone: engine.Backbone,
-    prompts: engine.PromptSet,
-    label: str,
-    target: str,
-) -> np.ndarray | None:
+    prepared: engine.Input, backbone: engine.Backbone, prompts: engine.PromptSet, label: str, target: str
+) -> engine.Heatmap | None:
     offered = engine.explanations_for(backbone)
     if not target or not offered or prompts.class_embeddings is None:
         return None
-    return engine.place(engine.explain(prepared, backbone, prompts, [label], offered[0], target)[0], shape)
+    return engine.explain(prepared, backbone, prompts, [label], offered[0], target)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine import EngineError
 
@@ -16,7 +17,8 @@ class SettingsError(EngineError):
 @dataclass(frozen=True)
 class Settings:
     """host, port : where the page listens; auth : (user, password) or None; upload_mb : largest file;
-    device : "auto", "cpu" or "cuda"; precision : of the backbones; backbone : chosen at first."""
+    device : "auto", "cpu" or "cuda"; precision : of the backbones; backbone : chosen at first; audit : a file to which
+    every answer adds a line, or None."""
 
     host: str = "127.0.0.1"
     port: int = 7860
@@ -25,6 +27,7 @@ class Settings:
     device: str = "auto"
     precision: str = "float32"
     backbone: str = "scope-mini"
+    audit: Path | None = None
 
 
 def _number(variables: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -53,4 +56,5 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         device=device,
         precision=variables.get("PROMPTSCOPE_PRECISION", "float32"),
         backbone=variables.get("PROMPTSCOPE_BACKBONE", "scope-mini"),
+        audit=Path(variables["PROMPTSCOPE_AUDIT"]) if variables.get("PROMPTSCOPE_AUDIT") else None,
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -17,10 +22,12 @@ import pytest
 from broken import broken_files
 from conftest import free_port
 from gradio_client import Client, handle_file
+from phantom import write_series
 
 import engine
-from app import cases, models, page, render, text
+from app import cases, covers, models, page, render, text
 from app.settings import Settings, SettingsError, read_settings
+from engine import scratch
 
 ROOT = Path(__file__).resolve().parent.parent
 CT = next(s.path for s in engine.samples() if s.title == "CT")
@@ -80,7 +87,7 @@ def test_fifty_broken_inputs_are_each_a_sentence_and_the_app_still_answers(clien
 def test_unknown_names_are_sentences_too(client):
     assert "no backbone called 'resnet'" in ask(client, CT, backbone="resnet")["error"]
     assert "no prompt set 'nope'" in ask(client, CT, prompts="nope")["error"]
-    assert "There is no frame 9; 'CT_small.dcm' has 1." in ask(client, CT, frame=9)["error"]
+    assert "There is no frame 9; 'File 1' has 1." in ask(client, CT, frame=9)["error"]
 
 
 def test_an_absent_backbone_says_what_to_do(client, monkeypatch):
@@ -95,7 +102,7 @@ def test_uploads_leave_nothing_behind(server, client, tmp_path):
     assert ask(client, named)["status"] == "ok"
     left = [p for p in server[1].rglob("*") if p.is_file() and p.stat().st_size > 0 and "DOE" in str(p)]
     assert left == []
-    assert not [p for p in cases._folder().iterdir() if p.is_file()]
+    assert list(Path(tempfile.gettempdir()).glob(f"promptscope-{os.getpid()}-*")) == []
 
 
 def test_about_tells_what_computes(client):
@@ -126,61 +133,245 @@ def test_the_page_loads_nothing_from_elsewhere(server):
 
 @pytest.fixture(scope="module")
 def handlers():
-    return page.Page(Settings(device="cpu"))
+    made = page.Page(Settings(device="cpu"))
+    made.build()
+    return made
 
 
 def copied(tmp_path: Path, name: str = "a.dcm") -> str:
     return str(shutil.copy(CT, tmp_path / name))
 
 
+def opened(handlers: page.Page, files: list[str], held: list[cases.Case] | None = None) -> tuple:
+    """(cases, problem) after an upload."""
+    *_, last = handlers.open_files(files, held or [])
+    return last.get(handlers.ui.held, held or []), last[handlers.ui.problem]
+
+
+def sampled(handlers: page.Page) -> list[cases.Case]:
+    return handlers.open_sample("CT", [])[handlers.ui.held]
+
+
+def look(handlers: page.Page, held: list[cases.Case], frame: int = 1, window: str = "", invert: bool = False, areas: str = "",
+         prompts: str = "modality-description-ensemble") -> SimpleNamespace:  # fmt: skip
+    """What the page shows, by the components' names."""
+    found = handlers.look_anew(held, 0, frame, window, 40, 400, invert, areas, "scope-mini", prompts, "class", 0.6)
+    return SimpleNamespace(**{name: found.get(part) for name, part in vars(handlers.ui).items() if name != "samples"})
+
+
 def test_a_bad_file_among_good_ones_is_named_and_the_good_ones_open(handlers, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG\r\n\x1a\n")
-    held, _, _, drop, problem = handlers.open_files([copied(tmp_path), str(bad)], [])
-    assert [case.name for case in held] == ["a.dcm"] and drop is None
-    assert 'role="alert"' in problem and "bad.png" in problem
+    held, problem = opened(handlers, [copied(tmp_path), str(bad)])
+    assert [case.title for case in held] == ["CT, 128 x 128"]
+    assert 'role="alert"' in problem and "bad.png" in problem and not bad.exists()
     cases.forget(held)
 
 
 def test_a_bad_file_alone_keeps_what_was_open(handlers, tmp_path):
-    held, *_ = handlers.open_files([copied(tmp_path)], [])
+    held, _ = opened(handlers, [copied(tmp_path)])
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"nothing")
-    kept, *_, problem = handlers.open_files([str(bad)], held)
-    assert kept is held and held[0].path.is_file() and "This did not work" in problem
+    kept, problem = opened(handlers, [str(bad)], held)
+    assert kept is held and held[0].folder.path.is_dir() and "This did not work" in problem
     handlers.clear(held)
-    assert not held[0].path.exists()
+    assert not held[0].folder.path.exists()
+
+
+def test_nothing_of_a_files_name_is_in_the_visitors_state(handlers, tmp_path):
+    held, _ = opened(handlers, [copied(tmp_path, "DOE^JANE.dcm")])
+    assert "DOE" not in repr(held) and "JANE" not in repr(vars(look(handlers, held)))
+    cases.forget(held)
 
 
 def test_look_gives_bars_notes_and_a_map_and_redraw_another(handlers):
-    held, *_ = handlers.open_sample("CT", [])
-    reading, shown, bars, said, classes = handlers.look(
-        held, 0, 1, "scope-mini", "modality-description-ensemble", "class", 0.6
-    )
-    assert bars.count("<li") == 8 and "zero-shot" in bars and "Uncalibrated" in bars
-    assert "How the file was read" in said and "Rescaled with slope 1" in said and "Learned from words alone" in said
-    assert 'class="ps-map"' in shown and "Map: what speaks for" in shown and "2 cm" in shown
-    other = classes["choices"][1][1]
-    redrawn = handlers.redraw(reading, other, "class", 0.6)
+    shown = look(handlers, sampled(handlers))
+    assert shown.result.count("<li") == 8 and "zero-shot" in shown.result and "Uncalibrated" in shown.result
+    for words in ("How the file was read", "Rescaled with slope 1", "Learned from words alone"):
+        assert words in shown.said
+    assert 'class="ps-map"' in shown.view and "Map: what speaks for" in shown.view and "2 cm" in shown.view
+    other = shown.classes["choices"][1][1]
+    redrawn = handlers.redraw(shown.reading, other, "class", 0.6)
     assert (
         re.search(r'class="ps-map"[^>]*src="([^"]+)"', redrawn)[1]
-        != re.search(r'class="ps-map"[^>]*src="([^"]+)"', shown)[1]
+        != re.search(r'class="ps-map"[^>]*src="([^"]+)"', shown.view)[1]
     )
 
 
 def test_a_set_that_does_not_fit_is_a_sentence_in_the_viewer(handlers):
-    held, *_ = handlers.open_sample("CT", [])
-    reading, shown, bars, _, _ = handlers.look(held, 0, 1, "scope-mini", "nope", "class", 0.6)
-    assert reading is None and 'role="alert"' in shown and "no prompt set" in shown and bars == ""
+    shown = look(handlers, sampled(handlers), prompts="nope")
+    assert shown.reading is None and 'role="alert"' in shown.view and "no prompt set" in shown.view and shown.result == ""
+
+
+def test_what_is_classified_is_what_is_shown(handlers):
+    """The window, the inversion and the covered areas change the picture and the probabilities, and both are one image."""
+    held = sampled(handlers)
+    plain = look(handlers, held)
+    values, exact = plain.reading.image.pixels, {"function": "LINEAR_EXACT"}
+    upper = np.arange(128)[:, None] < 64
+    for change, expected in (
+        ({"window": "lung"}, held[0].series.frame(0, engine.Window(-600, 1500)).pixels),
+        ({"window": "own"}, held[0].series.frame(0, engine.Window(40, 400, **exact)).pixels),
+        ({"window": "0, 100"}, held[0].series.frame(0, engine.Window(0, 100, **exact)).pixels),
+        ({"invert": True}, 1 - values),
+        ({"areas": "0,0,64,128"}, np.where(upper, 0, values)),
+        ({"areas": "0,0,64,128", "invert": True}, np.where(upper, 0, 1 - values)),  # covered areas are black in any case
+    ):
+        shown = look(handlers, held, **change)
+        np.testing.assert_allclose(shown.reading.image.pixels, expected, atol=1e-6)
+        backbone = models.backbone("scope-mini", "cpu", "float32")
+        again = engine.predict(shown.reading.image, backbone, shown.reading.prompts)
+        assert f"{again.ranked()[0][1]:.1%}" in shown.result, change
+        assert shown.view != plain.view
+
+
+def test_a_large_image_is_shown_smaller_with_its_map_and_boxes_in_place(handlers, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 60, (2000, 3000), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    held, _ = opened(handlers, [str(tmp_path / "a.png")])
+    shown = look(handlers, held, areas="0,0,100,100")
+    assert shown.reading.image.shape == (683, 1024) and shown.reading.shape == (2000, 3000)
+    assert 'data-rows="2000" data-columns="3000"' in shown.view
+    assert "left:16.667%" in shown.view and "width:66.667%" in shown.view  # the square in the middle that the model saw
+    cases.forget(held)
+
+
+def test_a_window_or_an_area_that_is_not_understood_is_a_sentence(handlers):
+    held = sampled(handlers)
+    assert "The window &#x27;wide&#x27; is not understood" in look(handlers, held, window="wide").view
+    assert "The area &#x27;1,2,3&#x27; is not understood" in look(handlers, held, areas="1,2,3").view
+    assert 'role="alert"' in look(handlers, held, window="40,0").view
+
+
+def test_values_between_0_and_1_have_windows_too(handlers, tmp_path):
+    """Bug: a window by hand was LINEAR, which takes no width below 1."""
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    PIL.Image.fromarray(values).save(tmp_path / "a.tif")
+    held, _ = opened(handlers, [str(tmp_path / "a.tif")])
+    image = look(handlers, held, window="0.5,0.5").reading.image
+    np.testing.assert_allclose(image.pixels, np.clip((values - 0.5) / 0.5 + 0.5, 0, 1), atol=1e-6)
+    cases.forget(held)
+
+
+def test_sliders_are_there_where_a_window_applies_and_stand_at_it(handlers, tmp_path):
+    ct = look(handlers, sampled(handlers), window="lung")
+    assert ct.levels["visible"] and (ct.center["value"], ct.width["value"]) == (-600, 1500)
+    PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    held, _ = opened(handlers, [str(tmp_path / "a.png")])
+    assert look(handlers, held).levels["visible"] is False
+    cases.forget(held)
+
+
+def test_areas_are_written_as_they_are_read():
+    boxes = covers.read("0, 0, 40, 300; 5,6,7,8;5,6,7,8;")
+    assert boxes == (engine.Box(0, 0, 40, 300), engine.Box(5, 6, 7, 8), engine.Box(5, 6, 7, 8))
+    assert covers.write(boxes) == "0, 0, 40, 300; 5, 6, 7, 8" and covers.read("") == ()
+    for words in ("a,b,c,d", "-1,0,2,2", "0,0,0,2", "nan,0,1,1", "; ".join(["0,0,1,1"] * 201)):
+        with pytest.raises(engine.ImageError):
+            covers.read(words)
+
+
+def test_a_series_opens_as_one_case_shows_its_middle_and_is_classified_whole(handlers, tmp_path):
+    ui = handlers.ui
+    files = [str(p) for p in write_series(tmp_path / "ct", slices=12, side=32)]
+    early, last = handlers.open_files(files, [])
+    assert "One of 12 files" in early[ui.view] and "ps-base" in early[ui.view]
+    assert [early[part] for part in (ui.result, ui.care, ui.said, ui.curve)] == [""] * 4  # nothing of the image before it
+    held = last[ui.held]
+    assert [case.title for case in held] == ["CT, 12 slices of 32 x 32"] and not any(Path(f).exists() for f in files)
+    assert last[ui.frame]["maximum"] == 12 and last[ui.frame]["value"] == 7
+    windows = dict((value, words) for words, value in last[ui.window]["choices"])
+    assert windows["file 2"] == "File 2 LUNG: -600 / 1500" and windows["lung"].startswith("Lung")
+    assert list(windows)[3:5] == ["lung", "mediastinum"]  # the chest's presets come first
+    asked = (held, 0, 7, "", 40, 400, False, "", "scope-mini", "modality-zero-shot")
+    *_, done = handlers.all_frames(*asked, "mean")
+    (whole,) = (each[ui.whole] for each in handlers.all_frames(*asked, "mean") if ui.whole in each)
+    html = handlers.repool(whole, 3, "max")
+    assert done == {ui.how: {"interactive": True, "__type__": "update"}}
+    assert whole.curve.done == 12 and "highest of 12 frames" in html and 'data-frames="12"' in html and "ps-now" in html
+    frame = look(handlers, held, 3, prompts="modality-zero-shot")
+    backbone = models.backbone("scope-mini", "cpu", "float32")
+    alone = engine.predict(frame.reading.image, backbone, frame.reading.prompts).probabilities
+    np.testing.assert_allclose(whole.curve.probabilities[0][2], alone, atol=1e-5)
+    assert frame.whole is None and frame.curve == "" and frame.volume["visible"]
+    strip = handlers.thumbnails(held, 0, "", 40, 400, False, "")
+    assert strip.count("data-frame=") == 10 and strip != handlers.thumbnails(held, 0, "", 40, 400, True, "")
+    cases.forget(held)
+
+
+def test_covered_areas_and_inversion_hold_for_all_frames_too(handlers, tmp_path):
+    held, _ = opened(handlers, [str(p) for p in write_series(tmp_path / "ct", slices=3, side=32)])
+    asked = (held, 0, 2, "lung", 40, 400, True, "0,0,16,32", "scope-mini", "modality-zero-shot")
+    (whole,) = (each[handlers.ui.whole] for each in handlers.all_frames(*asked, "mean") if handlers.ui.whole in each)
+    backbone = models.backbone("scope-mini", "cpu", "float32")
+    for i in range(3):
+        pixels = 1 - held[0].series.frame(i, engine.Window(-600, 1500)).pixels
+        pixels[:16] = 0
+        alone = engine.predict(engine.Image(pixels), backbone, whole.prompts).probabilities
+        np.testing.assert_allclose(whole.curve.probabilities[0][i], alone, atol=1e-5)
+    cases.forget(held)
 
 
 def test_the_same_upload_twice_is_one_case_and_a_vanished_one_a_sentence(handlers, tmp_path):
     path = copied(tmp_path)
-    held, *_ = handlers.open_files([path, path], [])
-    assert len(held) == 1
+    held, problem = opened(handlers, [path, path])
+    assert len(held) == 1 and problem == ""
     cases.forget(held)
-    with pytest.raises(engine.ImageError, match=r"'a\.dcm' was taken by another request"):
-        cases.take(path)
+    assert "a.dcm&#x27; was taken by another request" in opened(handlers, [path])[1]
+
+
+def test_too_many_files_are_refused_and_deleted(handlers, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine.sandbox(), "limits", engine.Limits(zip_entries=2))
+    files = [copied(tmp_path, f"{i}.dcm") for i in range(3)]
+    held, problem = opened(handlers, files)
+    assert held == [] and "3 files are too many at once. At most 2 are taken." in problem
+    assert not any(Path(f).exists() for f in files)
+
+
+def test_a_zip_is_opened_and_its_bad_entries_are_said(client, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(CT, "study/1.dcm")
+        archive.writestr("study/readme.txt", "no image")
+    answer = client.predict(handle_file(str(tmp_path / "a.zip")), "scope-mini", "modality", 0, api_name="/predict")
+    good, bad = answer["results"]
+    assert good["status"] == "ok" and bad["status"] == "error" and "readme.txt" in bad["error"]
+
+
+def test_programs_pool_a_volume_and_choose_a_window(client, tmp_path):
+    write_series(tmp_path / "ct", slices=5, side=32)
+    shutil.make_archive(str(tmp_path / "ct"), "zip", tmp_path / "ct")
+    zipped = handle_file(str(tmp_path / "ct.zip"))
+    answer = client.predict(zipped, "scope-mini", "modality", 0, "lung", "top-k", api_name="/predict")
+    (row,) = answer["results"]
+    assert row["pooling"]["words"] == "the mean of each class's 5 highest of 5 frames, scaled to sum to 1"
+    assert row["window"]["name"] == "lung" and sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_audit_tells_what_was_asked_and_nothing_of_whom(tmp_path):
+    log = tmp_path / "audit.jsonl"
+    handlers = page.Page(Settings(device="cpu", audit=log))
+    handlers.build()
+    held, _ = opened(handlers, [str(p) for p in write_series(tmp_path / "DOE^JANE", slices=3, side=32)])
+    look(handlers, held, window="lung", areas="0,0,9,9")
+    look(handlers, held, invert=True)
+    list(handlers.all_frames(held, 0, 2, "", 40, 400, False, "", "scope-mini", "modality-zero-shot", "max"))
+    cases.forget(held)
+    first, second, third = map(json.loads, log.read_text().splitlines())
+    assert log.stat().st_mode & 0o777 == 0o600 and not re.search("DOE|Phantom", log.read_text())
+    assert first["window"] == [-600, 1500, "LINEAR"] and first["covered"] == 1 and first["pixels"] != second["pixels"]
+    assert (first["inverted"], second["inverted"], first["pool"]) == (False, True, None)
+    assert (third["frames"], third["pool"]) == (3, "max")
+    assert first["weights"] == models.backbone("scope-mini", "cpu", "float32").weights_hash
+    assert sum(first["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_an_audit_that_cannot_be_written_is_said_at_the_start_and_no_answer_goes_unaccounted(tmp_path):
+    settings = Settings(device="cpu", audit=tmp_path)  # a folder
+    with pytest.raises(engine.EngineError, match=r"The audit cannot be written \(Is a directory\)"):
+        page.launch(settings)
+    handlers = page.Page(settings)
+    handlers.build()
+    assert "The audit cannot be written" in look(handlers, sampled(handlers)).view
 
 
 def test_an_image_too_long_and_thin_is_a_sentence(client, tmp_path):
@@ -236,13 +427,49 @@ def test_a_path_is_no_prompt_set(client, tmp_path):
 
 
 def test_what_a_killed_server_left_is_deleted_at_the_next_start(tmp_path, monkeypatch):
-    left, alive = tmp_path / "promptscope-uploads-999999999-x", tmp_path / f"promptscope-uploads-{os.getpid()}-y"
-    for folder in (left, alive):
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    # in a container every server is process 1: a folder of our own number is of a server before us
+    gone = [tmp_path / f"promptscope-{number}-x" for number in (999999999, os.getpid())]
+    kept = [tmp_path / name for name in (f"promptscope-{alive.pid}-x", "promptscope-out", "promptscope-1x-y")]
+    for folder in (*gone, *kept):
         folder.mkdir()
         (folder / "upload").write_bytes(b"pixels")
-    monkeypatch.setattr(cases.tempfile, "gettempdir", lambda: str(tmp_path))
-    cases._folder.__wrapped__()
-    assert not left.exists() and (alive / "upload").exists()
+    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path))
+    scratch.sweep.__wrapped__()
+    alive.kill()
+    alive.communicate()
+    assert not any(folder.exists() for folder in gone) and all((folder / "upload").exists() for folder in kept)
+
+
+def test_files_go_when_nobody_refers_to_them_any_more(handlers, tmp_path):
+    """Two uploads at once: the later answer replaces the earlier one without forgetting it."""
+    held, _ = opened(handlers, [copied(tmp_path)])
+    path = held[0].folder.path
+    assert path.is_dir()
+    del held
+    gc.collect()
+    assert not path.exists()
+
+
+def test_a_zip_with_one_bad_series_gives_the_others(client, tmp_path):
+    write_series(tmp_path / "ct", slices=2, side=32)
+    _, second = sorted((tmp_path / "ct").iterdir())
+    content = bytearray(second.read_bytes())
+    at = content.index(b"\xe0\x7f\x10\x00")
+    second.write_bytes(content[: at + 200])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(CT, "good.dcm")
+        archive.write(second, "cut.dcm")
+    answer = client.predict(handle_file(str(tmp_path / "a.zip")), "scope-mini", "modality", 0, api_name="/predict")
+    assert sorted(row["status"] for row in answer["results"]) == ["error", "ok"]
+
+
+def test_a_wrong_window_leaves_no_upload_behind(server, client, tmp_path):
+    named = tmp_path / "ROE^RICHARD.dcm"
+    shutil.copy(CT, named)
+    answer = client.predict(handle_file(str(named)), "scope-mini", "modality", 0, "wide", api_name="/predict")
+    assert "The window 'wide' is not understood" in answer["results"][0]["error"]
+    assert [p for p in server[1].rglob("*") if "ROE" in str(p) and p.is_file()] == []
 
 
 # --- settings and starting ----------------------------------------------------------------------------------------------
@@ -290,8 +517,7 @@ def test_the_spaces_file_starts_the_page_as_a_space_does(tmp_path):
         else:
             pytest.fail("the page did not answer in 60 seconds")
         assert ask(Client(f"http://127.0.0.1:{port}/", verbose=False), CT)["status"] == "ok"
-        assert list(tmp_path.glob("promptscope-uploads-*"))
     finally:
         started.terminate()
         started.communicate(timeout=30)
-    assert not list(tmp_path.glob("promptscope-uploads-*")), "a stopped server left its upload folder"
+    assert not list(tmp_path.glob("promptscope-*")), "a stopped server left its upload folder"
