@@ -322,3 +322,14 @@ def test_bytes_changed_at_random_end_in_a_sentence(pack, folder):
         assert all(each.message for each in refused)
         for each in done:
             each.path.unlink()
+
+
+def test_an_entry_without_a_name_is_unpacked_and_does_not_spoil_the_others(tmp_path, folder):
+    """Bug: Python's ZipInfo.is_dir raises IndexError for it, and the whole archive was called damaged."""
+    data = b"pixels"
+    sizes = struct.pack("<III", zlib.crc32(data), len(data), len(data))
+    local = struct.pack("<IHHHHH", 0x04034B50, 20, 0, 0, 0, 33) + sizes + struct.pack("<HH", 0, 0)
+    central = struct.pack("<IHHHHHH", 0x02014B50, 20, 20, 0, 0, 0, 33) + sizes + struct.pack("<HHHHHII", 0, 0, 0, 0, 0, 0, 0)
+    end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 1, 1, len(central), len(local) + len(data), 0)
+    (tmp_path / "x.zip").write_bytes(local + data + central + end)
+    assert contents(tmp_path / "x.zip", folder) == ([("an entry without a name", data)], [])

@@ -352,14 +352,19 @@ def test_text_in_the_picture_is_said_and_can_be_covered_found_or_drawn(visit, tm
     expect(visit.locator(".ps-text").first).to_be_visible(timeout=30_000)
 
 
-def test_classifying_all_frames_can_be_stopped(visit, tmp_path):
+def classify_a_long_one(tab: Page, folder: Path) -> None:
+    """Begins what takes a while: 1200 pages."""
     values = np.random.default_rng(0).integers(0, 255, (1200, 32, 32), dtype=np.uint8)
     pages = [PIL.Image.fromarray(each) for each in values]
-    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
-    upload(visit, tmp_path / "x.tif")
-    expect(visit.locator("#ps-all")).to_contain_text("Classify all 1200 frames", timeout=60_000)
-    visit.locator("#ps-all").click()
-    expect(visit.locator("#ps-curve")).to_contain_text("of 1200 frames so far", timeout=60_000)
+    pages[0].save(folder / "x.tif", save_all=True, append_images=pages[1:])
+    upload(tab, folder / "x.tif")
+    expect(tab.locator("#ps-all")).to_contain_text("Classify all 1200 frames", timeout=60_000)
+    tab.locator("#ps-all").click()
+    expect(tab.locator("#ps-curve")).to_contain_text("of 1200 frames so far", timeout=60_000)
+
+
+def test_classifying_all_frames_can_be_stopped(visit, tmp_path):
+    classify_a_long_one(visit, tmp_path)
     visit.locator("#ps-stop").click()
     visit.wait_for_timeout(2500)
     said = visit.locator("#ps-curve").inner_text()
@@ -442,13 +447,7 @@ def test_a_name_that_stands_everywhere_in_a_study_is_nowhere_in_what_the_page_ke
 
 def test_another_image_ends_the_classification_of_all_frames_of_the_one_before(visit, tmp_path, series):
     """Bug: the first patient's curve went on growing beside the second patient's picture."""
-    values = np.random.default_rng(0).integers(0, 255, (1200, 32, 32), dtype=np.uint8)
-    pages = [PIL.Image.fromarray(each) for each in values]
-    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
-    upload(visit, tmp_path / "x.tif")
-    expect(visit.locator("#ps-all")).to_contain_text("Classify all 1200 frames", timeout=60_000)
-    visit.locator("#ps-all").click()
-    expect(visit.locator("#ps-curve")).to_contain_text("of 1200 frames so far", timeout=60_000)
+    classify_a_long_one(visit, tmp_path)
     visit.locator("#ps-drop input[type=file]").set_input_files(series)
     expect(visit.locator(".ps-file")).to_have_text("CT, 40 slices of 128 x 128", timeout=60_000)
     expect(visit.locator("#ps-all")).to_contain_text("Classify all 40 frames", timeout=30_000)

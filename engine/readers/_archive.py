@@ -104,7 +104,7 @@ class _Archive(zipfile.ZipFile):
 def _entries(
     archive: zipfile.ZipFile, path: Path, folder: Path, limits: Limits, written: list[Unpacked]
 ) -> tuple[list[Unpacked], list[Refused]]:
-    entries = [e for e in archive.infolist() if not e.is_dir()]
+    entries = [e for e in archive.infolist() if not e.filename.endswith("/")]
     if not entries:
         raise ImageError(f"The archive {path.name!r} is empty (0 files).", "Pack the images again.")
     _check_bytes(archive, path)
@@ -113,7 +113,7 @@ def _entries(
     seen: set[str] = set()
     aside = 0
     for entry in entries:
-        shown = _shown(entry.orig_filename)
+        shown = _shown(entry.orig_filename) or "an entry without a name"
         if _is_aside(entry.orig_filename):
             aside += 1
             continue
