@@ -59,7 +59,8 @@ def received(uploads: list[str]) -> Iterator[tuple[list[tuple[Path, str]], list[
             except OSError:  # the same content twice at once is one file to Gradio
                 gone.append(f"The file {upload.name!r} was taken by another request. Upload it again.")
                 continue
-            here.append((place, upload.name))
+            if not upload.name.startswith("."):  # what systems leave in folders (.DS_Store) is nobody's image
+                here.append((place, upload.name))
         most = engine.sandbox().limits.zip_entries
         if len(uploads) > most:
             raise engine.ImageError(f"{len(uploads)} files are too many at once.", f"At most {most} are taken.")

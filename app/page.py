@@ -75,6 +75,10 @@ class Page:
             engine.BACKBONES[backbone]
         models.backbone(backbone, self.device, self.settings.precision)
 
+    def _is_absent(self, backbone: str) -> bool:
+        """It would have to be fetched first, which takes a machine that reaches the hub."""
+        return backbone in engine.BACKBONES and engine.BACKBONES[backbone].present() is None
+
     def _asked(self, backbone: str, prompts: str, target: str = "") -> compute.Asked:
         return compute.Asked(backbone, prompts, self.device, self.settings.precision, target)
 
@@ -138,7 +142,7 @@ class Page:
     def _emptied(self) -> Updates:
         """Everything that is said of an image, unsaid: nothing of one patient stands beside another's picture."""
         ui = self.ui
-        return dict.fromkeys((ui.result, ui.care, ui.said, ui.strip), "") | {
+        return dict.fromkeys((ui.wrong, ui.result, ui.care, ui.said, ui.strip), "") | {
             ui.reading: None,
             ui.classes: gr.update(visible=False),
             **self._no_volume(),
@@ -165,18 +169,24 @@ class Page:
         ui = self.ui
         unsaid = {ui.reading: None, ui.result: "", ui.care: "", ui.said: "", ui.classes: gr.update(visible=False)}
         if not held:
-            return {**unsaid, ui.view: render.empty_viewer(), ui.levels: gr.update(visible=False)}
+            return {**unsaid, ui.wrong: "", ui.view: render.empty_viewer(), ui.levels: gr.update(visible=False)}
         case = held[min(index or 0, len(held) - 1)]
         try:
-            self._load(backbone)
             shown = self._shown(case, window, center, width, invert, areas)
+        except engine.EngineError as error:  # a slip of the keyboard: what was on the screen stays
+            return {ui.wrong: render.error(str(error))}
+        try:
+            self._load(backbone)
             image = shown.of(case.series.frame(min(int(frame or 1), case.series.frames) - 1, shown.window))
             asked = self._asked(backbone, prompts_name, target)
             found, prompts = compute.classify(image, asked), self._prompts(asked)
             line = audit.entry(audit.digest(image), image.window, found.prediction, prompts, len(shown.covered), invert)
             audit.write(self.settings.audit, line)
         except engine.EngineError as error:
-            return {**unsaid, ui.view: render.error(str(error))}
+            said = str(error)
+            for name in case.series.files:
+                said = said.replace(repr(name), repr(case.title))
+            return {**unsaid, ui.wrong: "", ui.view: render.error(said)}
         ranked = [label for label, _ in found.prediction.ranked()]
         reading = Reading(
             engine.smaller(image, render.LONGEST),
@@ -194,6 +204,7 @@ class Page:
         )
         names = [(prompts.display(label), label) for label in ranked]
         return {
+            ui.wrong: "",
             ui.reading: reading,
             ui.view: self._view(reading, found.heatmap, ranked[0], opacity),
             ui.result: render.bars(found.prediction, prompts, found.beside),
@@ -273,7 +284,11 @@ class Page:
 
     def _no_volume(self) -> Updates:
         ui = self.ui
-        return {ui.volume: gr.update(visible=False), ui.whole: None, ui.curve: "", ui.how: gr.update(interactive=True)}
+        return {ui.volume: gr.update(visible=False), ui.whole: None, ui.curve: "", **self._running(False)}
+
+    def _running(self, running: bool) -> Updates:
+        """While all frames are classified there is a button to stop, and the way to pool them is settled."""
+        return {self.ui.stop: gr.update(visible=running), self.ui.how: gr.update(interactive=not running)}
 
     def thumbnails(
         self, held: list[Case], index: int, window: str, center: float, width: float, invert: bool, areas: str
@@ -299,7 +314,7 @@ class Page:
         if not held:
             return
         ui, case, at = self.ui, held[min(index or 0, len(held) - 1)], int(frame or 1) - 1
-        yield {ui.how: gr.update(interactive=False)}
+        yield self._running(True)
         try:
             self._load(backbone)
             shown = self._shown(case, window, center, width, invert, areas)
@@ -314,9 +329,9 @@ class Page:
                 yield {ui.whole: whole, ui.curve: render.pooled(curve, prompts, how, at)}
             if whole:
                 self._account(whole, how)
-            yield {ui.how: gr.update(interactive=True)}
+            yield self._running(False)
         except engine.EngineError as error:
-            yield {ui.whole: None, ui.curve: render.error(str(error)), ui.how: gr.update(interactive=True)}
+            yield {ui.whole: None, ui.curve: render.error(str(error)), **self._running(False)}
 
     def _curves(self, case: Case, asked: compute.Asked, shown: Shown) -> Iterator[engine.Curve]:
         preprocess = models.backbone(asked.backbone, asked.device, asked.precision).preprocess
@@ -456,7 +471,8 @@ class Page:
     def _lay_out(self) -> None:
         ui, settings = self.ui, self.settings
         options = models.questions()
-        backbones = list(dict.fromkeys([settings.backbone, *engine.BACKBONES]))
+        named = dict.fromkeys([settings.backbone, *engine.BACKBONES])
+        backbones = [(text.ABSENT.format(name=n) if self._is_absent(n) else n, n) for n in named]
         ui.held = gr.State([], delete_callback=cases.forget)
         ui.reading, ui.whole = gr.State(None), gr.State(None)
         gr.HTML(
@@ -485,11 +501,20 @@ class Page:
                 ui.clear = gr.Button(text.CLEAR, size="sm", variant="secondary")
             with gr.Column(scale=5, min_width=320):
                 ui.problem = gr.HTML("", elem_id="ps-problem")
+                ui.wrong = gr.HTML("", elem_id="ps-wrong")
                 ui.file = gr.Dropdown([], label=text.SERIES, visible=False, elem_id="ps-file")
                 ui.view = gr.HTML(render.empty_viewer(), elem_id="ps-view")
                 ui.frame = gr.Slider(1, 2, value=1, step=1, label=text.FRAME, visible=False, elem_id="ps-frame")
                 ui.strip = gr.HTML("", elem_id="ps-strip")
-                ui.opacity = gr.Slider(0, 1, value=0.6, step=0.05, label=text.OPACITY, elem_id="ps-opacity")
+                with gr.Group(visible=False, elem_id="ps-volume") as ui.volume:
+                    with gr.Row():
+                        ui.run_all = gr.Button(
+                            text.ALL_FRAMES, size="sm", variant="primary", elem_id="ps-all", min_width=120
+                        )
+                        ui.stop = gr.Button(text.STOP, size="sm", visible=False, elem_id="ps-stop", min_width=60)
+                    ui.how = gr.Radio(list(text.POOLS), value="mean", label=text.POOL, elem_id="ps-pool")
+                    ui.curve = gr.HTML("", elem_id="ps-curve")
+                ui.opacity = gr.Slider(0, 1, value=0.5, step=0.05, label=text.OPACITY, elem_id="ps-opacity")
                 ui.window = gr.Dropdown(
                     [(text.AS_FILE, "")], value="", label=text.WINDOW, info=text.WINDOW_INFO, visible=False,
                     allow_custom_value=True, elem_id="ps-window",
@@ -510,14 +535,6 @@ class Page:
             with gr.Column(scale=4, min_width=300):
                 ui.result = gr.HTML("", elem_id="ps-bars")
                 ui.care = gr.HTML("", elem_id="ps-care")
-                with gr.Group(visible=False, elem_id="ps-volume") as ui.volume:
-                    with gr.Row():
-                        ui.run_all = gr.Button(
-                            text.ALL_FRAMES, size="sm", variant="primary", elem_id="ps-all", min_width=120
-                        )
-                        ui.stop = gr.Button(text.STOP, size="sm", elem_id="ps-stop", min_width=60)
-                    ui.how = gr.Radio(list(text.POOLS), value="mean", label=text.POOL, elem_id="ps-pool")
-                    ui.curve = gr.HTML("", elem_id="ps-curve")
                 ui.classes = gr.Radio([], label=text.MAP_CLASS, visible=False, elem_id="ps-classes")
                 ui.target = gr.Dropdown(list(text.MAP_TARGETS), value="class", label=text.MAP_TARGET)
                 ui.said = gr.HTML("", elem_id="ps-notes")
@@ -530,16 +547,17 @@ class Page:
         ui = self.ui
         view_of = [ui.frame, ui.window, ui.center, ui.width, ui.invert, ui.areas]
         asked = [ui.held, ui.file, *view_of, ui.backbone, ui.prompts, ui.target, ui.opacity]
-        answered = [ui.reading, ui.view, ui.result, ui.care, ui.said, ui.classes, ui.levels, ui.center, ui.width]
-        volume = [ui.volume, ui.run_all, ui.whole, ui.curve, ui.how]
+        answered = [ui.wrong, ui.reading, ui.view, ui.result, ui.care, ui.said, ui.classes, ui.levels, ui.center, ui.width]
+        volume = [ui.volume, ui.run_all, ui.whole, ui.curve, ui.stop, ui.how]
         controls = [ui.frame, ui.window, ui.invert, ui.areas, ui.strip]
         opened = [ui.held, ui.file, *controls, ui.drop, ui.problem, *answered, *volume]
 
         running = ui.run_all.click(
-            self.all_frames, [ui.held, ui.file, *view_of, ui.backbone, ui.prompts, ui.how], [ui.whole, ui.curve, ui.how],
+            self.all_frames, [ui.held, ui.file, *view_of, ui.backbone, ui.prompts, ui.how],
+            [ui.whole, ui.curve, ui.stop, ui.how],
             show_progress="minimal", **HIDDEN,
         )  # fmt: skip
-        ui.stop.click(lambda: gr.update(interactive=True), None, ui.how, cancels=[running], **HIDDEN)
+        ui.stop.click(lambda: self._running(False), None, [ui.stop, ui.how], cancels=[running], **HIDDEN)
         ui.how.input(self.repool, [ui.whole, ui.frame, ui.how], ui.curve, show_progress="hidden", **HIDDEN)
         # whatever changes more than the frame ends the classification of all frames, which was of another view
         anew: dict[str, Any] = {"cancels": [running], **HIDDEN}

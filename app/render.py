@@ -193,14 +193,12 @@ def pooled(curve: engine.Curve, prompts: engine.PromptSet, how: str, at: int) ->
     found = engine.pool(curve.probabilities[0], how)
     ranked = sorted(zip(prompts.labels, map(float, found), strict=True), key=lambda pair: -pair[1])
     words = engine.pooled_by(how, len(curve.frames))
-    part = (
-        ""
-        if curve.done == curve.total
-        else f' <b role="status">{text.POOL_PART.format(done=curve.done, total=curve.total)}</b>'
-    )
+    done = text.POOL_TITLE.format(words=words)
+    if curve.done < curve.total:
+        done = f'<b role="status">{text.POOL_PART.format(done=curve.done, total=curve.total)}</b>'
     bad = "".join(f"<li>{text.FRAME_FAILED.format(frame=i + 1, error=escape(str(e)))}</li>" for i, e in curve.failed[:20])
     return (
-        f'<section class="ps-result" aria-label="All frames"><p class="ps-small">{text.POOL_TITLE.format(words=words)}.{part}</p>'
+        f'<section class="ps-result" aria-label="All frames"><p class="ps-small">{done}</p>'
         f"{_bars(ranked, prompts, {})}{_plot(curve, prompts, [label for label, _ in ranked[:LINES]], at)}"
         f'<p class="ps-small">{text.CURVE_HELP}</p>{f"<ul>{bad}</ul>" if bad else ""}</section>'
     )

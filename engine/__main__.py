@@ -135,6 +135,10 @@ def run_predict(args: argparse.Namespace) -> int:
         raise engine.ExplainError(
             f"There is no explanation {args.explain!r}.", f"Choose: {', '.join(engine.EXPLANATIONS)}, none."
         )
+    if args.frame is not None and (args.frame < 1 or args.pool):
+        why = "--pool is for all frames" if args.pool else "frames count from 1"
+        raise engine.ImageError(f"--frame {args.frame} does not fit: {why}.", "Give the number of one frame, or --pool.")
+    args.pool = args.pool or "mean"
     args.window = engine.named_window(args.window) if args.window else None
     opened = engine.open_all(args.files, _files_read)
     rows: list[dict[str, Any]] = []
@@ -461,7 +465,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompts", nargs="+", default=["modality"], metavar="SET", help="names, folders or task ids")
     p.add_argument("--explain", default="legrad", help="map method, or none (default: legrad)")
     p.add_argument("--frame", type=int, default=None, help="one frame, from 1 (default: all frames, pooled)")
-    p.add_argument("--pool", choices=list(engine.POOLS), default="mean", help="of all frames (default: mean)")
+    p.add_argument("--pool", choices=list(engine.POOLS), default=None, help="of all frames (default: mean)")
     p.add_argument("--window", default=None, help="CENTRE,WIDTH as in 40,400; a preset as in lung; or automatic")
     p.add_argument("--cover-text", action="store_true", help="blacken what looks like burned-in text first")
     p.add_argument("--out", type=Path, default=Path("promptscope-out"), help="folder of the maps")

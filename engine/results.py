@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from engine.burned_in import find_text, text_warning
 from engine.errors import EngineError
 from engine.pooling import Curve, pooled_by
@@ -44,10 +46,50 @@ def result_row(
     }
 
 
+SMALL = 32  # pixels: less than a model can see anything in
+# What DICOM (0008,0060) calls the modalities that tasks are about; others are compared with nothing.
+CALLED = {
+    "CT": ("CT",),
+    "MRI": ("MR",),
+    "ultrasound": ("US", "IVUS"),
+    "X-ray": ("CR", "DX", "DR", "RG", "PX", "RF"),
+    "mammography": ("MG",),
+    "OCT": ("OPT",),
+    "fundus photograph": ("OP",),
+    "histopathology": ("SM", "GM"),
+    "endoscopy": ("ES",),
+    "dermoscopy": ("DMS",),
+    "nuclear medicine": ("NM", "PT"),
+}
+OBJECTS = ("SEG", "RTDOSE", "RTSTRUCT", "PR", "KO", "REG", "RWV")  # made from images, no images
+
+
 def warnings_of(series: Series, image: Image, prompts: PromptSet) -> list[str]:
-    """What to read with care, each once: of the file, of text in the picture, of the data that the prompts know."""
-    found = [*series.warnings, *image.warnings, *series.about.burned_in, *text_warning(find_text(image))]
+    """What to read with care, each once: of the file, of the question, of text in the picture, of the data that the prompts
+    know."""
+    found = [*_of_the_question(series.about.modality, prompts), *_of_the_picture(image), *series.warnings, *image.warnings]
+    found += [*series.about.burned_in, *text_warning(find_text(image))]
     return list(dict.fromkeys([*found, *prompts.card.get("shortcuts", [])]))
+
+
+def _of_the_question(modality: str, prompts: PromptSet) -> list[str]:
+    """Is it asked of another kind of image than the file says it is?"""
+    if modality in OBJECTS:
+        return [f"(0008,0060) Modality is {modality}: this was computed from images. The answer means nothing."]
+    task = prompts.card["task"]
+    file = next((name for name, codes in CALLED.items() if modality in codes), None)
+    if file is None or task["modality"] in (file, "any"):
+        return []
+    return [f"The question is about {task['modality']}, the file says {file}. The answer means nothing."]
+
+
+def _of_the_picture(image: Image) -> list[str]:
+    found = []
+    if np.ptp(image.pixels) == 0:
+        found.append("All pixels have the same value: there is nothing to see, and the answer means nothing.")
+    if min(image.shape) < SMALL:
+        found.append(f"The image has only {image.shape[1]} x {image.shape[0]} pixels.")
+    return found
 
 
 def pooling_row(curve: Curve, column: int, how: str, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Figures: the usual teaching values (Radiopaedia, "Windowing (CT)"); centre and w
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -52,14 +53,15 @@ def offered(about: About) -> tuple[Window, ...]:
 
 
 def named(words: str) -> Window:
-    """A preset's name, "automatic", or CENTRE,WIDTH as in "40,400". Raises ImageError."""
+    """A preset's name, "automatic", or CENTRE,WIDTH as in "40,400" ("40 / 400" and "40 400" are understood). Raises
+    ImageError."""
     name = words.strip().lower()
     if name in PRESETS:
         return preset(name)
     if name == "automatic":
         return AUTOMATIC
     try:
-        center, width = (float(part) for part in name.split(","))
+        center, width = (float(part) for part in re.split(r"\s*[,/]\s*|\s+", name))
     except ValueError:
         raise ImageError(
             f"The window {words[:40]!r} is not understood.",

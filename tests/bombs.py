@@ -776,7 +776,7 @@ def _file_bombs() -> Iterator[tuple[str, Callable[[Path], Path]]]:
 
 
 READS = frozenset(  # something honest is in them, and may be shown
-    """Deflated Image Frame of 1 GiB; Deflated Image Frame in a hundred fragments; RLE that expands to 500 MB;
+    """zip entry with a name that is empty; Deflated Image Frame of 1 GiB; Deflated Image Frame in a hundred fragments; RLE that expands to 500 MB;
     JPEG 2000 of 65535 layers; DICOM of 2^31-1 frames; DICOM of 10^400 frames; overlays of 65535 x 65535;
     a palette of 32 MiB; VOILUTSequence of 32 MiB; ModalityLUTSequence of 32 MiB; an ICC profile of 32 MiB;
     WindowCenter of 32,000 values; PixelSpacing of 32,000 values; ImageType of 32,000 values;

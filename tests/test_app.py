@@ -238,9 +238,14 @@ def test_a_large_image_is_shown_smaller_with_its_map_and_boxes_in_place(handlers
 
 def test_a_window_or_an_area_that_is_not_understood_is_a_sentence(handlers):
     held = sampled(handlers)
-    assert "The window &#x27;wide&#x27; is not understood" in look(handlers, held, window="wide").view
-    assert "The area &#x27;1,2,3&#x27; is not understood" in look(handlers, held, areas="1,2,3").view
+    for slip, words in (
+        ({"window": "wide"}, "The window &#x27;wide&#x27;"),
+        ({"areas": "1,2,3"}, "The area &#x27;1,2,3&#x27;"),
+    ):
+        shown = look(handlers, held, **slip)
+        assert f"{words} is not understood" in shown.wrong and shown.view is None and shown.result is None  # they stay
     assert 'role="alert"' in look(handlers, held, window="40,0").view
+    assert look(handlers, held, window="40 / 400").wrong == ""
 
 
 def test_values_between_0_and_1_have_windows_too(handlers, tmp_path):
@@ -259,6 +264,23 @@ def test_sliders_are_there_where_a_window_applies_and_stand_at_it(handlers, tmp_
     PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     held, _ = opened(handlers, [str(tmp_path / "a.png")])
     assert look(handlers, held).levels["visible"] is False
+    cases.forget(held)
+
+
+def test_a_question_about_another_kind_of_image_is_warned_of(handlers):
+    held = sampled(handlers)
+    said = "The question is about MRI, the file says CT. The answer means nothing."
+    assert said in look(handlers, held, prompts="btmri-zero-shot").care
+    assert "The question is about" not in look(handlers, held, prompts="ctkidney-zero-shot").care
+    assert "there is nothing to see" in look(handlers, held, areas="0,0,128,128").care
+
+
+def test_a_file_that_fails_when_it_is_decoded_is_called_by_its_title(handlers, tmp_path):
+    cut = tmp_path / "DOE^JANE.dcm"
+    cut.write_bytes(CT.read_bytes()[:-20_000])
+    held, _ = opened(handlers, [str(cut)])
+    said = look(handlers, held).view
+    assert "&#x27;CT, 128 x 128&#x27;" in said and "File 1" not in said and "DOE" not in said
     cases.forget(held)
 
 
@@ -287,7 +309,7 @@ def test_a_series_opens_as_one_case_shows_its_middle_and_is_classified_whole(han
     *_, done = handlers.all_frames(*asked, "mean")
     (whole,) = (each[ui.whole] for each in handlers.all_frames(*asked, "mean") if ui.whole in each)
     html = handlers.repool(whole, 3, "max")
-    assert done == {ui.how: {"interactive": True, "__type__": "update"}}
+    assert done[ui.how]["interactive"] and not done[ui.stop]["visible"]
     assert whole.curve.done == 12 and "highest of 12 frames" in html and 'data-frames="12"' in html and "ps-now" in html
     frame = look(handlers, held, 3, prompts="modality-zero-shot")
     backbone = models.backbone("scope-mini", "cpu", "float32")

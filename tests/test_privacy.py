@@ -42,7 +42,7 @@ from engine import store as features_store
 from engine.features import features_of
 from engine.limits import Limits
 from engine.readers import open_file
-from engine.readers._clean import BULK, CODES, EMPTY, MADE_ANEW, NUMBERS, SEQUENCES, clean
+from engine.readers._clean import BULK, CODES, EMPTY, KINDS_OF_IMAGE, MADE_ANEW, NUMBERS, SEQUENCES, clean
 from engine.store import DAY, Store, StoreError, digest_of, erase
 from engine.types import Example
 
@@ -223,7 +223,7 @@ def test_the_copy_says_what_was_done_and_has_an_empty_preamble(write_dicom, tmp_
     assert copy.file_meta.MediaStorageSOPInstanceUID == copy.SOPInstanceUID != VALUES["UI"]
     assert not [e for e in copy.iterall() if e.tag.is_private]
     assert {keyword_for_tag(e.tag) for e in copy.iterall()} <= (
-        SEQUENCES | BULK | NUMBERS | CODES | MADE_ANEW | EMPTY.keys() | {"SOPClassUID", "ContrastBolusAgent"}
+        SEQUENCES | BULK | NUMBERS | CODES | MADE_ANEW | set(KINDS_OF_IMAGE) | EMPTY.keys() | {"SOPClassUID", "ContrastBolusAgent"}
         | {"PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence", "CodeValue"}
         | {"CodingSchemeDesignator", "CodeMeaning", "LongitudinalTemporalInformationModified"}
     )  # fmt: skip
@@ -303,12 +303,34 @@ def test_geometry_windows_and_functional_groups_stay(write_dicom, tmp_path):
 
 
 @pytest.mark.parametrize("tags", [{"Modality": MARKER}, {"BodyPartExamined": MARKER}, {"WindowCenterWidthExplanation": "Anna"},
-                                  {"ImageType": ["ORIGINAL", MARKER]}, {"PatientOrientation": ["L", "ANNA"]}])  # fmt: skip
+                                  {"PatientOrientation": ["L", "ANNA"]}])  # fmt: skip
 def test_a_code_that_is_no_term_of_the_standard_stays_behind(tags, write_dicom, tmp_path):
     write_dicom(tmp_path / "a", PICTURE, WindowCenter=100, WindowWidth=150, **tags)
     clean(tmp_path / "a", tmp_path / "b", Limits())
     assert not set(tags) & {keyword_for_tag(tag) for tag in list(pydicom.dcmread(tmp_path / "b").keys())}
     same_image(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_word_of_the_image_type_that_is_no_term_leaves_another_in_its_place(write_dicom, tmp_path):
+    """Bug: one word of a manufacturer's own took SECONDARY along, and the page did not warn of what the file itself says."""
+    write_dicom(tmp_path / "a", PICTURE, ImageType=["DERIVED", "SECONDARY", MARKER, "", "LOCALIZER"])
+    clean(tmp_path / "a", tmp_path / "b", Limits())
+    assert list(pydicom.dcmread(tmp_path / "b").ImageType) == ["DERIVED", "SECONDARY", "OTHER", "", "LOCALIZER"]
+    before, after = (open_file(tmp_path / name)[0] for name in "ab")
+    assert before.about.burned_in == after.about.burned_in and "SECONDARY" in " ".join(after.about.burned_in)
+    assert after.slots[0].localizer
+
+
+def test_that_there_was_an_overlay_is_still_said_of_the_copy(write_dicom, tmp_path):
+    path = write_dicom(tmp_path / "a", PICTURE)
+    data = pydicom.dcmread(path)
+    data.add_new((0x6002, 0x0022), "LO", MARKER)
+    data.add_new((0x6002, 0x3000), "OW", MARKER.encode() + b" ")
+    data.save_as(path)
+    clean(path, tmp_path / "b", Limits())
+    assert MARKER.encode() not in (tmp_path / "b").read_bytes()
+    said = "1 overlay is not shown ((60xx,3000) Overlay Data)."
+    assert said in open_file(path)[0].notes and said in open_file(tmp_path / "b")[0].notes
 
 
 def test_a_photometric_interpretation_that_may_be_a_name_is_refused_without_its_value(write_dicom, tmp_path):

@@ -6,6 +6,7 @@ belongs to exact weights; no machine of this project reaches the hub, so the nam
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,9 @@ class Repository:
         return f"{self.name} at {self.revision[:8]}" if self.revision else self.name
 
     def snapshot(self, offline: bool) -> Path:
-        """The folder with the files. Raises what the hub's client raises."""
+        """The folder with the files. Raises what the hub's client raises; what it says of each try goes nowhere, for the
+        command line says one sentence."""
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         folder = huggingface_hub.snapshot_download(
             self.name,
             repo_type=self.kind,

@@ -153,7 +153,7 @@ NUMBERS = _set(
 )
 # Each value has to be a word of TERMS.
 CODES = _set(
-    """ImageType FrameType Modality PhotometricInterpretation PixelPresentation VolumetricProperties
+    """Modality PhotometricInterpretation PixelPresentation VolumetricProperties
     VolumeBasedCalculationTechnique ComplexImageComponent AcquisitionContrast ContentQualification
     PresentationIntentType BurnedInAnnotation RecognizableVisualFeatures LossyImageCompression
     LossyImageCompressionMethod VOILUTFunction PresentationLUTShape RescaleType ModalityLUTType
@@ -163,6 +163,8 @@ CODES = _set(
     InPlanePhaseEncodingDirection ShutterShape ConversionType DimensionOrganizationType AnodeTargetMaterial
     ImplantPresent PartialView AnatomicalOrientationType"""
 )
+KINDS_OF_IMAGE = ("ImageType", "FrameType")
+OVERLAYS = (0x0102, 0x3000)  # (60xx,0102) Overlay Bit Position, (60xx,3000) Overlay Data
 # As many values as the reader looks at are kept, and no more.
 FEW = CODES | _set("WindowCenter WindowWidth WindowCenterWidthExplanation")
 MADE_ANEW = _set(
@@ -312,6 +314,11 @@ def _kept(source: Dataset, key: bytes) -> Dataset:
                 copy.add_new(tag, "OB", profile)
         elif keyword == "ContrastBolusAgent":
             copy.add_new(tag, "LO", CONTRAST if found.value else "")
+        elif keyword in KINDS_OF_IMAGE:  # its places have meanings: a word that may not stay leaves another there
+            words = _words(found.value)[:MOST]
+            copy.add_new(tag, "CS", [word if not word or _is_term(keyword, word) else "OTHER" for word in words])
+        elif tag.group & 0xFF00 == 0x6000 and tag.element in OVERLAYS:  # that there was one, for the reader's note
+            copy.add_new((tag.group, OVERLAYS[0]), "US", 0)
         elif _is_plain(keyword, found):
             copy[tag] = source[tag] if found.VR is None and not implicit else found  # one whose VR is no VR
             if keyword in FEW and len(_words(found.value)) > MOST:
