@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import cache
 
 import torch
 
 import engine
 
+AGAIN_S = 20  # until a backbone that could not be loaded is tried again
 _lock = threading.Lock()
+_failed: dict[str, tuple[float, engine.BackboneError]] = {}
 
 
 def device_of(wanted: str) -> str:
@@ -27,9 +30,17 @@ def _loaded(name: str, device: str, precision: str) -> engine.Backbone:
 
 
 def backbone(name: str, device: str, precision: str) -> engine.Backbone:
-    """Raises BackboneError; a failure is not remembered, so that the next try may succeed."""
+    """Raises BackboneError; a failure is remembered for a moment only, so that who asked meanwhile need not wait for the hub
+    as well, and the next try may succeed."""
     with _lock:
-        return _loaded(name, device, precision)
+        when, error = _failed.get(name, (0.0, None))
+        if error and time.monotonic() - when < AGAIN_S:
+            raise error
+        try:
+            return _loaded(name, device, precision)
+        except engine.BackboneError as failure:
+            _failed[name] = (time.monotonic(), failure)
+            raise
 
 
 def questions() -> list[tuple[str, str]]:

@@ -581,7 +581,14 @@ class Page:
             then_look(button.click(lambda before, t=title: self.open_sample(t, before), [ui.held], opened, **anew))
         then_look(ui.file.input(self.choose_series, [ui.held, ui.file], controls, **anew))
         for control in (ui.prompts, ui.backbone):
-            control.input(self.look_anew, asked, [*answered, *volume], show_progress_on=[ui.view, ui.result], **anew)
+            control.input(  # the last choice counts, also while an earlier one is being tried
+                self.look_anew,
+                asked,
+                [*answered, *volume],
+                trigger_mode="always_last",
+                show_progress_on=[ui.view, ui.result],
+                **anew,
+            )
         for event in (ui.window.input, ui.invert.input, ui.apply.click, ui.areas.submit):
             then_look(event(lambda: None, **anew))
         then_look(ui.found.click(self.cover_text, [ui.reading, ui.areas], ui.areas, **anew))

@@ -199,8 +199,8 @@ def pooled(curve: engine.Curve, prompts: engine.PromptSet, how: str, at: int) ->
     bad = "".join(f"<li>{text.FRAME_FAILED.format(frame=i + 1, error=escape(str(e)))}</li>" for i, e in curve.failed[:20])
     return (
         f'<section class="ps-result" aria-label="All frames"><p class="ps-small">{done}</p>'
-        f"{_bars(ranked, prompts, {})}{_plot(curve, prompts, [label for label, _ in ranked[:LINES]], at)}"
-        f'<p class="ps-small">{text.CURVE_HELP}</p>{f"<ul>{bad}</ul>" if bad else ""}</section>'
+        f"{_plot(curve, prompts, [label for label, _ in ranked[:LINES]], at)}"
+        f'<p class="ps-small">{text.CURVE_HELP}</p>{_bars(ranked, prompts, {})}{f"<ul>{bad}</ul>" if bad else ""}</section>'
     )
 
 

@@ -96,6 +96,26 @@ def test_an_absent_backbone_says_what_to_do(client, monkeypatch):
     assert row["status"] == "error" and "PROMPTSCOPE_BIOMEDCLIP" in row["error"]
 
 
+def test_a_backbone_that_failed_is_not_tried_again_at_once_but_later(monkeypatch):
+    """Bug: a choice reached the server twice, both waited for the hub, and the way back was not taken meanwhile."""
+    tries = []
+
+    def fail(*asked):
+        tries.append(asked)
+        raise engine.BackboneError("It is not here.")
+
+    monkeypatch.setattr(models, "_loaded", fail)
+    monkeypatch.setattr(models, "_failed", {})
+    for _ in range(2):
+        with pytest.raises(engine.BackboneError, match="It is not here"):
+            models.backbone("biomedclip", "cpu", "float32")
+    assert len(tries) == 1
+    monkeypatch.setattr(models, "AGAIN_S", 0)
+    with pytest.raises(engine.BackboneError):
+        models.backbone("biomedclip", "cpu", "float32")
+    assert len(tries) == 2
+
+
 def test_uploads_leave_nothing_behind(server, client, tmp_path):
     named = tmp_path / "DOE^JANE_1970.dcm"
     shutil.copy(CT, named)
@@ -434,6 +454,7 @@ def test_questions_do_not_depend_on_the_backbone_and_are_made_where_none_is_ship
     assert values[:2] == ["modality-description-ensemble", "modality-zero-shot"] and len(values) == len(set(values))
     assert models.prompts("btmri-zero-shot", "scope-mini", "cpu", "float32").name == "btmri-zero-shot-scope-mini"
     monkeypatch.setenv("PROMPTSCOPE_BIOMEDCLIP", str(random_biomedclip.folder))
+    monkeypatch.setattr(models, "_failed", {})
     models.backbone("biomedclip", "cpu", "float32")
     made = models.prompts("btmri-zero-shot", "biomedclip", "cpu", "float32")
     assert made.name == "btmri-zero-shot-biomedclip"
