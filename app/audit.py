@@ -65,7 +65,7 @@ def write(path: Path | None, line: dict[str, Any]) -> None:
     """Appends one line at once, so that lines of several threads never mix. None: nothing is kept. Raises AuditError: an
     answer that must be accounted for and cannot be is not given."""
     if path is not None:
-        _append(path, (json.dumps(line) + "\n").encode())
+        _append(path, (json.dumps(line, allow_nan=False) + "\n").encode())
 
 
 def _append(path: Path, line: bytes) -> None:

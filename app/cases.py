@@ -56,8 +56,12 @@ def received(uploads: list[str]) -> Iterator[tuple[list[tuple[Path, str]], list[
             place = folder.path / secrets.token_hex(16)
             try:
                 shutil.move(upload, place)
-            except OSError:  # the same content twice at once is one file to Gradio
+            except FileNotFoundError:  # the same content twice at once is one file to Gradio
                 gone.append(f"The file {upload.name!r} was taken by another request. Upload it again.")
+                continue
+            except OSError as error:
+                upload.unlink(missing_ok=True)
+                gone.append(f"The file {upload.name!r} could not be taken in ({error.strerror}). Try again later.")
                 continue
             if not upload.name.startswith("."):  # what systems leave in folders (.DS_Store) is nobody's image
                 here.append((place, upload.name))

@@ -52,13 +52,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Whole:
-    """What is known of all frames of a series. pixels : hash of the frame that was on the screen, for the audit."""
+    """What is known of all frames of a series. pixels, window : of the frame that was on the screen, for the audit."""
 
     shown: Shown
     asked: compute.Asked
     curve: engine.Curve
     prompts: engine.PromptSet
     pixels: str
+    window: engine.Window | None
 
 
 class Page:
@@ -107,7 +108,7 @@ class Page:
             refused += taken.refused
         except engine.EngineError as error:
             refused.append(str(error))
-        told = {ui.drop: None, ui.problem: render.refused(refused)}
+        told = {ui.drop: None, ui.problem: render.refused(refused, bool(taken.cases))}
         if not taken.cases:
             yield told
             return
@@ -320,18 +321,34 @@ class Page:
             shown = self._shown(case, window, center, width, invert, areas)
             asked = self._asked(backbone, prompts_name)
             prompts = self._prompts(asked)
-            pixels = ""
-            if self.settings.audit:
-                pixels = audit.digest(shown.of(case.series.frame(at, shown.window)))
-            whole = None
+            pixels, used = self._on_screen(case, at, shown)
             for curve in self._curves(case, asked, shown):
-                whole = Whole(shown, asked, curve, prompts, pixels)
-                yield {ui.whole: whole, ui.curve: render.pooled(curve, prompts, how, at)}
-            if whole:
-                self._account(whole, how)
+                whole = Whole(shown, asked, curve, prompts, pixels, used)
+                if curve.done == curve.total:
+                    self._account(whole, how)
+                yield {ui.whole: whole, ui.curve: render.pooled(curve, prompts, how, at), **self._running(True)}
             yield self._running(False)
         except engine.EngineError as error:
             yield {ui.whole: None, ui.curve: render.error(str(error)), **self._running(False)}
+
+    def _on_screen(self, case: Case, at: int, shown: Shown) -> tuple[str, engine.Window | None]:
+        """What the audit says of the frame on the screen; nothing where none is kept, or the frame cannot be decoded."""
+        if not self.settings.audit:
+            return "", None
+        try:
+            image = case.series.frame(at, shown.window)
+        except engine.ImageError:
+            return "", None
+        return audit.digest(shown.of(image)), image.window
+
+    def stop(self, whole: Whole | None, how: str) -> Updates:
+        """What has been classified so far stays, and is an answer that must be accounted for."""
+        if whole is not None:
+            try:
+                self._account(whole, how)
+            except engine.EngineError as error:
+                return {self.ui.curve: render.error(str(error)), **self._running(False)}
+        return self._running(False)
 
     def _curves(self, case: Case, asked: compute.Asked, shown: Shown) -> Iterator[engine.Curve]:
         preprocess = models.backbone(asked.backbone, asked.device, asked.precision).preprocess
@@ -349,7 +366,7 @@ class Page:
     def _account(self, whole: Whole, how: str) -> None:
         shown, pooled = whole.shown, self._pooled(whole, how)
         frames = len(whole.curve.frames)
-        line = audit.entry(whole.pixels, shown.window, pooled, whole.prompts, len(shown.covered), shown.invert, frames, how)
+        line = audit.entry(whole.pixels, whole.window, pooled, whole.prompts, len(shown.covered), shown.invert, frames, how)
         audit.write(self.settings.audit, line)
 
     def repool(self, whole: Whole | None, frame: int, how: str) -> Any:
@@ -557,31 +574,36 @@ class Page:
             [ui.whole, ui.curve, ui.stop, ui.how],
             show_progress="minimal", **HIDDEN,
         )  # fmt: skip
-        ui.stop.click(lambda: self._running(False), None, [ui.stop, ui.how], cancels=[running], **HIDDEN)
+        ui.stop.click(self.stop, [ui.whole, ui.how], [ui.curve, ui.stop, ui.how], cancels=[running], **HIDDEN)
         ui.how.input(self.repool, [ui.whole, ui.frame, ui.how], ui.curve, show_progress="hidden", **HIDDEN)
         # whatever changes more than the frame ends the classification of all frames, which was of another view
         anew: dict[str, Any] = {"cancels": [running], **HIDDEN}
 
+        looking: list[Any] = []  # what another image, or Clear, must not be overtaken by
+
         def thumbnails(event: Any) -> None:
             inputs = [ui.held, ui.file, ui.window, ui.center, ui.width, ui.invert, ui.areas]
-            event.then(self.thumbnails, inputs, ui.strip, show_progress="hidden", **HIDDEN)
+            looking.append(event.then(self.thumbnails, inputs, ui.strip, show_progress="hidden", **HIDDEN))
 
         def then_look(event: Any) -> None:
-            thumbnails(
-                event.then(self.look_anew, asked, [*answered, *volume], show_progress_on=[ui.view, ui.result], **HIDDEN)
-            )
+            looked = event.then(self.look_anew, asked, [*answered, *volume], show_progress_on=[ui.view, ui.result], **HIDDEN)
+            looking.append(looked)
+            thumbnails(looked)
 
+        opening: list[Any] = []
         for source in (ui.drop, ui.folder):
-            then_look(
+            opening.append(
                 source.upload(
                     self.open_files, [source, ui.held], opened, concurrency_limit=4, show_progress_on=[ui.view], **anew
                 )
             )
         for title, button in ui.samples:
-            then_look(button.click(lambda before, t=title: self.open_sample(t, before), [ui.held], opened, **anew))
-        then_look(ui.file.input(self.choose_series, [ui.held, ui.file], controls, **anew))
+            opening.append(button.click(lambda before, t=title: self.open_sample(t, before), [ui.held], opened, **anew))
+        opening.append(ui.file.input(self.choose_series, [ui.held, ui.file], controls, **anew))
+        for event in opening:
+            then_look(event)
         for control in (ui.prompts, ui.backbone):
-            control.input(  # the last choice counts, also while an earlier one is being tried
+            looked = control.input(  # the last choice counts, also while an earlier one is being tried
                 self.look_anew,
                 asked,
                 [*answered, *volume],
@@ -589,26 +611,31 @@ class Page:
                 show_progress_on=[ui.view, ui.result],
                 **anew,
             )
+            looking.append(looked)
         for event in (ui.window.input, ui.invert.input, ui.apply.click, ui.areas.submit):
             then_look(event(lambda: None, **anew))
         then_look(ui.found.click(self.cover_text, [ui.reading, ui.areas], ui.areas, **anew))
         then_look(ui.uncover.click(lambda: "", None, ui.areas, **anew))
         # while a slider moves only the last position is looked at
         moving: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
-        ui.frame.input(self.look, asked, answered, **moving, **HIDDEN)
+        looking.append(ui.frame.input(self.look, asked, answered, **moving, **HIDDEN))
         for slider in (ui.center, ui.width):
-            slider.input(self.look_by_hand, asked, [ui.window, *answered, *volume], **moving, **anew)
-            thumbnails(slider.release(lambda: None, **HIDDEN))
+            looking.append(slider.input(self.look_by_hand, asked, [ui.window, *answered, *volume], **moving, **anew))
+            thumbnails(slider.release(lambda: render.BY_HAND, None, ui.window, **HIDDEN))
         gone = ui.go.click(lambda value: int(value) if value.isdigit() else gr.skip(), ui.goto, ui.frame, **HIDDEN)
-        gone.then(self.look, asked, answered, show_progress="hidden", **HIDDEN)
+        looking.append(gone.then(self.look, asked, answered, show_progress="hidden", **HIDDEN))
         for control in (ui.classes, ui.target):
-            control.input(
+            redrawn = control.input(
                 self.redraw, [ui.reading, ui.classes, ui.target, ui.opacity], ui.view, show_progress_on=ui.view, **HIDDEN
             )
+            looking.append(redrawn)
         # Fading needs no server: the map is a layer of its own.
         fade = "(v) => { document.querySelectorAll('.ps-map').forEach((m) => { m.style.opacity = v }); }"
         ui.opacity.input(None, [ui.opacity], None, js=fade, **HIDDEN)
-        ui.clear.click(self.clear, [ui.held], opened, **anew)
+        # what was asked of one image is not answered beside another
+        for source in (ui.drop.upload, ui.folder.upload, ui.file.input, *(button.click for _, button in ui.samples)):
+            source(None, cancels=looking, **HIDDEN)
+        ui.clear.click(self.clear, [ui.held], opened, cancels=[running, *opening, *looking], **HIDDEN)
 
     def _endpoints(self) -> None:
         """/predict and /about for gradio_client and curl; the controls are never seen."""

@@ -135,8 +135,8 @@ def limits(upload_mb: int, most: engine.Limits) -> str:
     )
 
 
-def refused(sentences: Sequence[str]) -> str:
-    """Files that could not be read: all that is said of one or a few, a list that folds for many."""
+def refused(sentences: Sequence[str], are_others: bool) -> str:
+    """Files that could not be read: all that is said of one or a few, a list that folds for many. are_others : some could."""
     if not sentences:
         return ""
     if len(sentences) <= 3:
@@ -144,7 +144,7 @@ def refused(sentences: Sequence[str]) -> str:
     listed = "".join(f"<li>{escape(s)}</li>" for s in sentences[:200])
     more = f"<p>{len(sentences) - 200} more.</p>" if len(sentences) > 200 else ""
     return (
-        f'<div class="ps-error" role="alert"><b>{text.REFUSED.format(count=len(sentences))}</b>'
+        f'<div class="ps-error" role="alert"><b>{text.REFUSED.format(count=len(sentences))}{text.OTHERS if are_others else "."}</b>'
         f"<details><summary>{text.REFUSED_WHICH}</summary><ul>{listed}</ul>{more}</details></div>"
     )
 

@@ -70,7 +70,8 @@ CLEAR = "Clear"
 
 SIDES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "H": "head", "F": "feet", "": ""}
 LIMITS = "Limits"
-REFUSED = "{count} files could not be read; the others are open."
+REFUSED = "{count} files could not be read"
+OTHERS = "; the others are open."
 REFUSED_WHICH = "Which, and why"
 FRAMES = "frame"
 FRAME_FAILED = "Frame {frame} is left out: {error}"

@@ -30,7 +30,7 @@ class Limits:
     unpacked_mb : MiB of a whole zip, unpacked
     zip_entries, zip_ratio : files in a zip; bytes that come out of one that goes in
     nesting : levels of DICOM sequences within sequences
-    seconds : to read one file or decode one frame; upload_seconds : for all files of one upload
+    seconds : to read one file or decode one frame; upload_seconds : to copy all files of one upload clean
     memory_mb : MiB of address space that a decoding process may take beyond what it starts with
     """
 

@@ -54,9 +54,9 @@ CALLED = {
     "ultrasound": ("US", "IVUS"),
     "X-ray": ("CR", "DX", "DR", "RG", "PX", "RF"),
     "mammography": ("MG",),
-    "OCT": ("OPT",),
+    "OCT": ("OPT", "OP"),  # some devices export their sections as photographs
     "fundus photograph": ("OP",),
-    "histopathology": ("SM", "GM"),
+    "histopathology": ("SM",),
     "endoscopy": ("ES",),
     "dermoscopy": ("DMS",),
     "nuclear medicine": ("NM", "PT"),
@@ -76,11 +76,11 @@ def _of_the_question(modality: str, prompts: PromptSet) -> list[str]:
     """Is it asked of another kind of image than the file says it is?"""
     if modality in OBJECTS:
         return [f"(0008,0060) Modality is {modality}: this was computed from images. The answer means nothing."]
-    task = prompts.card["task"]
-    file = next((name for name, codes in CALLED.items() if modality in codes), None)
-    if file is None or task["modality"] in (file, "any"):
+    asked = prompts.card["task"].get("modality", "any")
+    file = [name for name, codes in CALLED.items() if modality in codes]
+    if not file or asked in (*file, "any"):
         return []
-    return [f"The question is about {task['modality']}, the file says {file}. The answer means nothing."]
+    return [f"The question is about {asked}, the file says {' or '.join(file)}. The answer means nothing."]
 
 
 def _of_the_picture(image: Image) -> list[str]:

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import islice
@@ -33,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import ImageError
-from engine.limits import Limits, read_limits
+from engine.limits import MIB, Limits, read_limits
 from engine.readers import files_below, is_archive, middle
 from engine.readers._series import group
 from engine.scratch import PrivateFolder
@@ -146,6 +147,15 @@ class _Worker:
             return 0
 
 
+@contextmanager
+def _understood(name: str) -> Iterator[None]:
+    """An answer that no worker of ours gives becomes a sentence: a file has taken the decoder over."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError):
+        raise ImageError(f"The file {name!r} is damaged: its decoder failed on it.", "Export it again.") from None
+
+
 @dataclass(frozen=True)
 class Remote:
     """A series whose frames are decoded by a worker; see engine.types.Series."""
@@ -165,18 +175,19 @@ class Remote:
     def frame(self, index: int, window: Window | None = None) -> Image:
         asked = {"part": self.part, "index": index, "window": asdict(window) if window else None}
         said, pixels = self.sandbox.ask("frame", self.path, self.files[0], **asked)
-        assert pixels is not None
-        used = Window(**said["window"]) if said["window"] else None
-        spacing, marks = said["spacing_mm"], said["marks"]
-        return Image(
-            pixels,
-            spacing_mm=tuple(spacing) if spacing else None,
-            notes=tuple(said["notes"]),
-            warnings=tuple(said["warnings"]),
-            window=used,
-            modality=said["modality"],
-            marks=tuple(marks) if marks else None,
-        )
+        with _understood(self.files[0]):
+            assert pixels is not None
+            used = Window(**said["window"]) if said["window"] else None
+            spacing, marks = said["spacing_mm"], said["marks"]
+            return Image(
+                pixels,
+                spacing_mm=tuple(spacing) if spacing else None,
+                notes=tuple(said["notes"]),
+                warnings=tuple(said["warnings"]),
+                window=used,
+                modality=said["modality"],
+                marks=tuple(marks) if marks else None,
+            )
 
 
 @dataclass(frozen=True)
@@ -294,10 +305,8 @@ class Sandbox:
         """What one file holds, its frames not yet decoded. name : in place of the file's own. Raises ImageError."""
         name = name or path.name
         said, _ = self.ask("describe", path, name)
-        try:
+        with _understood(name):
             return [_remote(self, path, i, name, keeps, each) for i, each in enumerate(said["series"])]
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise ImageError(f"The file {name!r} is damaged: its decoder failed on it.", "Export it again.") from None
 
     def open_all(
         self, paths: Iterable[str | Path], progress: Callable[[int, int], None] | None = None, names: Sequence[str] = ()
@@ -331,7 +340,7 @@ class Sandbox:
         unclean = PrivateFolder()  # what zips hold; and a worker that was ended may leave half a copy
         over = time.monotonic() + self.limits.upload_seconds
         try:
-            found, refused = self._unpacked(paths, unclean)
+            found, refused = self._unpacked(paths, unclean, over)
 
             def cleaned(item: tuple[Path, str]) -> tuple[Path, list[tuple[str, int]]]:
                 path, name = item
@@ -342,7 +351,9 @@ class Sandbox:
                     )
                 copy = unclean.path / secrets.token_hex(16)
                 said, _ = self.ask("clean", path, name, target=str(copy), key=key.hex())
-                return Path(shutil.move(copy, folder / copy.name)), said["removed"]
+                with _understood(name):
+                    removed = [(str(what), int(count)) for what, count in said["removed"]]
+                return Path(shutil.move(copy, folder / copy.name)), removed
 
             total = len(found) + len(refused)
             for done, (name, error) in enumerate(refused, start=1):
@@ -352,29 +363,42 @@ class Sandbox:
                 if isinstance(result, ImageError):
                     yield Admitted(result, name, (), done, total)
                 else:
-                    yield Admitted(result[0], name, tuple((what, count) for what, count in result[1]), done, total)
+                    yield Admitted(result[0], name, tuple(result[1]), done, total)
         finally:
             unclean.delete()
 
     def _unpacked(
-        self, paths: Iterable[tuple[Path, str]], folder: PrivateFolder | None
+        self, paths: Iterable[tuple[Path, str]], folder: PrivateFolder | None, over: float | None = None
     ) -> tuple[list[tuple[Path, str]], list[tuple[str, ImageError]]]:
-        """The files, and in place of a zip archive the files in it; with their names, and those that were refused."""
+        """The files, and in place of a zip archive the files in it; with their names, and those that were refused.
+
+        over : of an upload, whose archives together may hold no more than one, and take no longer than this (monotonic)
+        """
         found: list[tuple[Path, str]] = []
         refused: list[tuple[str, ImageError]] = []
+        entries = size = 0  # unpacked so far
         for path, name in paths:
             if folder is None or not is_archive(path):
                 found.append((path, name))
                 continue
             try:
+                if over is not None and (
+                    time.monotonic() > over or entries > self.limits.zip_entries or size > self.limits.unpacked_mb * MIB
+                ):
+                    raise ImageError(
+                        f"The archive {name!r} was left out: those before it are enough.", "Upload fewer at once."
+                    )
                 said, _ = self.ask("unpack", path, name, folder=str(folder.path))
+                with _understood(name):
+                    files = [(Path(place), str(entry)) for place, entry in said["files"]]
+                    inside = [(str(entry), ImageError(message, hint)) for entry, message, hint in said["refused"]]
             except ImageError as error:
                 refused.append((name, error))
                 continue
-            inside = [(entry, ImageError(message, hint)) for entry, message, hint in said["refused"]]
+            entries, size = entries + len(files), size + sum(place.stat().st_size for place, _ in files)
             # hidden files and DICOMDIRs are counted under no name: nobody misses them, unless there is nothing else
-            only = not said["files"] and not any(entry for entry, _ in inside)
-            found += [(Path(place), entry) for place, entry in said["files"]]
+            only = not files and not any(entry for entry, _ in inside)
+            found += files
             refused += [(entry or name, error) for entry, error in inside if entry or only]
         return found, refused
 

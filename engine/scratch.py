@@ -9,18 +9,21 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from functools import cache
 from pathlib import Path
 
 PREFIX = "promptscope-"
+_first = threading.Lock()  # nobody sweeps what another thread has just made
 
 
 class PrivateFolder:
     """path : a new folder (mode 700) in the system's temporary folder. Kept while this object is."""
 
     def __init__(self) -> None:
-        sweep()
+        with _first:
+            sweep()
         self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         self._end = weakref.finalize(self, _delete, self.path, os.getpid())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -362,6 +363,23 @@ def test_the_same_upload_twice_is_one_case_and_a_vanished_one_a_sentence(handler
     assert "a.dcm&#x27; was taken by another request" in opened(handlers, [path])[1]
 
 
+def test_a_full_disk_is_said_and_the_upload_is_deleted(handlers, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = copied(tmp_path)
+    monkeypatch.setattr(cases.shutil, "move", full)
+    held, problem = opened(handlers, [path])
+    assert held == [] and "could not be taken in (No space left on device)" in problem and not Path(path).exists()
+
+
+def test_many_refused_files_are_a_list_that_says_whether_others_are_open():
+    sentences = [f"The file {i} is bad." for i in range(5)]
+    assert "5 files could not be read; the others are open." in render.refused(sentences, True)
+    assert "5 files could not be read.</b>" in render.refused(sentences, False)
+    assert render.refused([], True) == ""
+
+
 def test_too_many_files_are_refused_and_deleted(handlers, tmp_path, monkeypatch):
     monkeypatch.setattr(engine.sandbox(), "limits", engine.Limits(zip_entries=2))
     files = [copied(tmp_path, f"{i}.dcm") for i in range(3)]
@@ -396,9 +414,13 @@ def test_the_audit_tells_what_was_asked_and_nothing_of_whom(tmp_path):
     held, _ = opened(handlers, [str(p) for p in write_series(tmp_path / "DOE^JANE", slices=3, side=32)])
     look(handlers, held, window="lung", areas="0,0,9,9")
     look(handlers, held, invert=True)
-    list(handlers.all_frames(held, 0, 2, "", 40, 400, False, "", "scope-mini", "modality-zero-shot", "max"))
+    asked = (held, 0, 2, "automatic", 40, 400, False, "", "scope-mini", "modality-zero-shot")
+    *_, whole, _ = handlers.all_frames(*asked, "max")
+    handlers.stop(whole[handlers.ui.whole], "mean")  # what stands on the screen is accounted for, too
     cases.forget(held)
-    first, second, third = map(json.loads, log.read_text().splitlines())
+    first, second, third, fourth = map(json.loads, log.read_text().splitlines())
+    assert third["window"][2] == "LINEAR_EXACT" and third["window"][1] > 100  # the numbers that were used
+    assert fourth["pool"] == "mean" and fourth["pixels"] == third["pixels"] != ""
     assert log.stat().st_mode & 0o777 == 0o600 and not re.search("DOE|Phantom", log.read_text())
     assert first["window"] == [-600, 1500, "LINEAR"] and first["covered"] == 1 and first["pixels"] != second["pixels"]
     assert (first["inverted"], second["inverted"], first["pool"]) == (False, True, None)

@@ -462,3 +462,15 @@ def test_another_image_ends_the_classification_of_all_frames_of_the_one_before(v
     expect(visit.locator("#ps-curve")).to_contain_text(
         "each class's highest of 40 frames"
     )  # and stays when a frame is looked at
+
+
+def test_clear_is_not_overtaken_by_what_was_asked_before(visit, series):
+    """Bug: a slow answer put the patient's picture back after Clear."""
+    visit.locator("#ps-drop input[type=file]").set_input_files(series)
+    visit.get_by_role("button", name="Clear", exact=True).click()
+    expect(visit.locator("#ps-view")).to_contain_text("No image yet", timeout=30_000)
+    visit.wait_for_timeout(5000)
+    expect(visit.locator("#ps-view")).to_contain_text("No image yet")
+    expect(visit.locator(".ps-thumb")).to_have_count(0)
+    upload(visit, CT)  # and the page goes on
+    expect(visit.locator("#ps-bars .ps-bars")).to_be_visible(timeout=60_000)

@@ -155,3 +155,9 @@ def test_erase_deletes_what_is_kept_of_a_patients_files(capsys, tmp_path, monkey
     assert code == 0 and json.loads(out) == {"schema": 1, "erased": 1}
     code, _, err = run(capsys, "erase")
     assert code == 2 and "Nothing is named to erase" in err
+
+
+def test_a_frame_and_a_pool_do_not_go_together_and_frames_count_from_1(capsys):
+    for words in (("--frame", "0"), ("--frame", "1", "--pool", "max")):
+        code, _, err = run(capsys, "predict", CT, *words)
+        assert code == 2 and err.startswith(f"error: --frame {words[1]} does not fit:") and err.count("\n") == 1

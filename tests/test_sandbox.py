@@ -279,6 +279,33 @@ def test_an_upload_that_takes_too_long_is_cut_short_and_says_so(tmp_path, pictur
     box.close()
 
 
+def test_the_archives_of_an_upload_hold_no_more_together_than_one_may(tmp_path, picture):
+    for i in range(4):
+        with zipfile.ZipFile(tmp_path / f"{i}.zip", "w") as archive:
+            for j in range(3):
+                archive.write(picture, f"{j}.png")
+    box, target = Sandbox(Limits(zip_entries=4)), PrivateFolder()
+    found = list(box.admit([(tmp_path / f"{i}.zip", f"{i}.zip") for i in range(4)], target.path, b"key"))
+    box.close()
+    assert len([each for each in found if not isinstance(each.file, ImageError)]) == 6
+    left_out = {each.name: str(each.file) for each in found if isinstance(each.file, ImageError)}
+    assert left_out.keys() == {"2.zip", "3.zip"}
+    assert left_out["2.zip"] == "The archive '2.zip' was left out: those before it are enough. Upload fewer at once."
+
+
+def test_a_worker_lets_go_of_a_file_that_is_no_longer_there(tmp_path, picture):
+    from engine.readers import _worker
+
+    path = tmp_path / "b.png"
+    path.write_bytes(picture.read_bytes())
+    _worker.opened(path, Limits())
+    assert any(key[0] == str(path) for key in _worker._open)
+    path.unlink()
+    _worker.opened(picture, Limits())
+    assert not any(key[0] == str(path) for key in _worker._open)
+    _worker._open.clear()
+
+
 # --- limits ------------------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,8 @@ _open: OrderedDict[tuple[str, int, int], list[Series]] = OrderedDict()
 
 def opened(path: Path, limits: Limits) -> list[Series]:
     """The series of a file, kept for the next request as long as the file stays as it is."""
+    for each in [key for key in _open if not os.path.exists(key[0])]:
+        del _open[each]  # whoever brought it has taken it away
     try:
         about = path.stat()
         key = (str(path), about.st_mtime_ns, about.st_size)
