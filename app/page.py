@@ -189,6 +189,7 @@ class Page:
                 said = said.replace(repr(name), repr(case.title))
             return {**unsaid, ui.wrong: "", ui.view: render.error(said)}
         ranked = [label for label, _ in found.prediction.ranked()]
+        found_text = tuple(engine.find_text(image))
         reading = Reading(
             engine.smaller(image, render.LONGEST),
             image.shape,
@@ -196,7 +197,7 @@ class Page:
             prompts,
             replace(asked, target=""),
             case.title,
-            tuple(engine.find_text(image)),
+            found_text,
         )
         said = (
             render.notes(text.NOTES, list(dict.fromkeys([*case.series.notes, *image.notes])))
@@ -209,7 +210,7 @@ class Page:
             ui.reading: reading,
             ui.view: self._view(reading, found.heatmap, ranked[0], opacity),
             ui.result: render.bars(found.prediction, prompts, found.beside),
-            ui.care: render.notes(text.WARNINGS, engine.warnings_of(case.series, image, prompts), "ps-warn"),
+            ui.care: render.notes(text.WARNINGS, engine.warnings_of(case.series, image, prompts, found_text), "ps-warn"),
             ui.said: said,
             ui.classes: gr.update(choices=names, value=ranked[0], visible=found.heatmap is not None),
             **self._sliders(image, window),
@@ -361,7 +362,7 @@ class Page:
 
     def _pooled(self, whole: Whole, how: str) -> engine.Prediction:
         backbone = models.backbone(whole.asked.backbone, whole.asked.device, whole.asked.precision)
-        return engine.prediction_of(engine.pool(whole.curve.probabilities[0], how), backbone, whole.prompts)
+        return engine.pooled(whole.curve, 0, how, backbone, whole.prompts)[0]
 
     def _account(self, whole: Whole, how: str) -> None:
         shown, pooled = whole.shown, self._pooled(whole, how)
@@ -441,7 +442,7 @@ class Page:
             index = frame - 1 if frame else engine.middle(series)
             image = as_asked(series.frame(index, window))
             prediction = compute.classify(image, asked).prediction
-            row = engine.result_row(series, image, prediction, prompts, None, index)
+            row = engine.result_row(series, image, prediction, prompts, None, engine.find_text(image), index)
         else:
             *_, curve = engine.curves(
                 series,
@@ -449,12 +450,10 @@ class Page:
                 lambda inputs: [compute.score(inputs, asked)],
                 window,
             )
-            p = curve.probabilities[0]
-            prediction = engine.prediction_of(engine.pool(p, how), backbone, prompts)
-            at = int(curve.frames[engine.peak(p, prompts.labels.index(prediction.ranked()[0][0]))])
+            prediction, at = engine.pooled(curve, 0, how, backbone, prompts)
             image = as_asked(series.frame(at, window))
             pooling = engine.pooling_row(curve, 0, how, prompts.labels)
-            row = engine.result_row(series, image, prediction, prompts, None, pooling=pooling)
+            row = engine.result_row(series, image, prediction, prompts, None, engine.find_text(image), pooling=pooling)
         frames = series.frames if how else 1
         line = audit.entry(audit.digest(image), image.window, prediction, prompts, int(cover_text), False, frames, how)
         audit.write(self.settings.audit, line)

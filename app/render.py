@@ -21,15 +21,10 @@ THUMB = 96  # of a thumbnail
 BY_HAND = "own"  # the window that the sliders set
 
 
-def _data(pixels: np.ndarray, smooth: bool, longest: int = LONGEST) -> str:
-    """uint8 (H, W, C) as a PNG data address, its longer side no longer than that."""
-    shown = PIL.Image.fromarray(pixels)
-    if max(shown.size) > longest:
-        scale = longest / max(shown.size)
-        size = (max(1, round(shown.width * scale)), max(1, round(shown.height * scale)))
-        shown = shown.resize(size, PIL.Image.Resampling.BILINEAR if smooth else PIL.Image.Resampling.LANCZOS)
+def _data(pixels: np.ndarray) -> str:
+    """uint8 (H, W, C) as a PNG data address."""
     stream = io.BytesIO()
-    shown.save(stream, "PNG", compress_level=1)
+    PIL.Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
@@ -43,14 +38,15 @@ def viewer(
     found_text: Sequence[engine.Box] = (),
     shape: tuple[int, int] | None = None,
 ) -> str:
-    """shape : of the image before it was made smaller, in whose pixels boxes are given. The image, the map as a layer over it, the frame of what the model saw, frames around what looks like text, marks of
-    side and orientation, a scale bar and a colour bar."""
+    """The image, the map as a layer over it, the frame of what the model saw, frames around what looks like text, marks of
+    side and orientation, a scale bar and a colour bar. shape : of the image before it was made smaller, in whose pixels
+    boxes are given."""
     rows, columns = shape = shape or image.shape
     drawn = placed is not None and not engine.is_flat(placed)
     alt = f"{image.modality or 'Image'}, {columns} x {rows} pixels"
-    parts = [f'<img class="ps-base" src="{_data(engine.picture(image), False)}" alt="{escape(alt)}">']
+    parts = [f'<img class="ps-base" src="{_data(engine.picture(image))}" alt="{escape(alt)}">']
     if placed is not None and drawn:
-        source = _data(engine.layer(placed), True)
+        source = _data(engine.layer(placed))
         parts.append(
             f'<img class="ps-map" style="opacity:{opacity:.2f}" src="{source}" alt="Map: what speaks for {escape(label)}">'
         )
@@ -113,7 +109,7 @@ def preview(image: engine.Image, files: int) -> str:
     rows, columns = image.shape
     return (
         f'<figure class="ps-viewer" style="--ps-ratio:{columns / rows:.4f}"><div class="ps-stage">'
-        f'<img class="ps-base" src="{_data(engine.picture(image), False)}" alt="Preview"></div>'
+        f'<img class="ps-base" src="{_data(engine.picture(image))}" alt="Preview"></div>'
         f'<figcaption><p role="status">{text.READING_FIRST.format(files=files)}</p></figcaption></figure>'
     )
 
@@ -246,9 +242,7 @@ def strip(frames: Iterable[tuple[int, engine.Image | engine.ImageError]]) -> str
         said = text.GO_TO.format(frame=index + 1)
         inside = "<span>?</span>"
         if isinstance(image, engine.Image):
-            inside = (
-                f'<img src="{_data(engine.picture(engine.smaller(image, THUMB)), True)}" alt=""><span>{index + 1}</span>'
-            )
+            inside = f'<img src="{_data(engine.picture(engine.smaller(image, THUMB)))}" alt=""><span>{index + 1}</span>'
         cells.append(
             f'<button type="button" class="ps-thumb" data-frame="{index + 1}" aria-label="{said}">{inside}</button>'
         )

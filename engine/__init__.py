@@ -21,8 +21,8 @@ from engine.importing import import_bank, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
 from engine.methods.base import set_name
-from engine.pooling import POOLS, Curve, peak, pool, pooled_by
-from engine.predict import bound, embed, predict, prediction_of, read_off
+from engine.pooling import POOLS, Curve, pool, pooled_by
+from engine.predict import bound, embed, predict, read_off
 from engine.preprocess import Preprocess, place, prepare, smaller
 from engine.prompts import PromptSet, library
 from engine.readers import READERS, middle
@@ -30,22 +30,21 @@ from engine.render import is_flat, layer, overlay, picture
 from engine.reproduce import PROTOCOLS, Asked, markdown, reproduce, summary
 from engine.results import NOTICE, error_row, pooling_row, result_row, warnings_of
 from engine.samples import Sample, samples
-from engine.sandbox import Admitted, Opened, Sandbox, frames_of, open_all, read, read_image, sandbox
+from engine.sandbox import Opened, Sandbox, frames_of, open_all, read, read_image, sandbox
 from engine.scratch import PrivateFolder
 from engine.store import erase
 from engine.tasks import Task, descriptions, task, tasks
 from engine.training import Watch
 from engine.tune import EXACT, task_of, tune
 from engine.types import About, Box, Example, Heatmap, Image, Input, Interval, Prediction, Series, VisualPrompt, Window
-from engine.volumes import curves, scorer
-from engine.windows import AUTOMATIC, PRESETS, by_hand, inverted
+from engine.volumes import curves, pooled, scorer
+from engine.windows import PRESETS, by_hand, inverted
 from engine.windows import named as named_window
 from engine.windows import offered as offered_windows
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "AUTOMATIC",
     "BACKBONES",
     "EXACT",
     "EXPLANATIONS",
@@ -58,7 +57,6 @@ __all__ = [
     "READERS",
     "SAMPLERS",
     "About",
-    "Admitted",
     "Asked",
     "Backbone",
     "BackboneError",
@@ -128,14 +126,13 @@ __all__ = [
     "open_all",
     "overlay",
     "paired_difference",
-    "peak",
     "picture",
     "place",
     "pool",
+    "pooled",
     "pooled_by",
     "pooling_row",
     "predict",
-    "prediction_of",
     "prepare",
     "prompt_set",
     "read",

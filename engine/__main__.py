@@ -74,11 +74,12 @@ def _write_map(image: Image, placed: np.ndarray, prompts: engine.PromptSet, labe
     return str(path)
 
 
-def _map(image: Image, backbone: Backbone, prompts: engine.PromptSet, top: str, args: argparse.Namespace) -> str | None:
+def _map(
+    image: Image, prepared: engine.Input, backbone: Backbone, prompts: engine.PromptSet, top: str, args: argparse.Namespace
+) -> str | None:
     """Writes the map of a class, where one can be made and there is something to see."""
     if prompts.class_embeddings is None or args.explain not in engine.explanations_for(backbone):
         return None
-    prepared = engine.prepare(image, backbone.preprocess)
     placed = engine.place(engine.explain(prepared, backbone, prompts, [top], args.explain)[0], image.shape)
     return None if engine.is_flat(placed) else _write_map(image, placed, prompts, top, args.out)
 
@@ -92,14 +93,14 @@ def _one(series: engine.Series, backbone: Backbone, sets: list[engine.PromptSet]
     """One frame, and a row for each prompt set."""
     index = (args.frame or 1) - 1
     image = _as_asked(series.frame(index, args.window), args)
-    prepared = engine.prepare(image, backbone.preprocess)
+    prepared, found_text = engine.prepare(image, backbone.preprocess), engine.find_text(image)
     rows = []
     shared = engine.embed([prepared], backbone)[0]  # one image forward for all shared-image sets
     for prompts in sets:
         features = shared if prompts.is_shared_image else engine.embed([prepared], backbone, prompts.visual_prompt)[0]
         prediction = engine.read_off(features, backbone, prompts)
-        written = _map(image, backbone, prompts, prediction.ranked()[0][0], args)
-        rows.append(engine.result_row(series, image, prediction, prompts, written, index))
+        written = _map(image, prepared, backbone, prompts, prediction.ranked()[0][0], args)
+        rows.append(engine.result_row(series, image, prediction, prompts, written, found_text, index))
     return rows
 
 
@@ -115,14 +116,12 @@ def _all(series: engine.Series, backbone: Backbone, sets: list[engine.PromptSet]
     assert curve is not None  # a series has a frame
     rows = []
     for column, prompts in enumerate(sets):
-        p = curve.probabilities[column]
-        prediction = engine.prediction_of(engine.pool(p, args.pool), backbone, prompts)
-        top = prediction.ranked()[0][0]
-        index = int(curve.frames[engine.peak(p, prompts.labels.index(top))])
+        prediction, index = engine.pooled(curve, column, args.pool, backbone, prompts)
         image = _as_asked(series.frame(index, args.window), args)
-        written = _map(image, backbone, prompts, top, args)
+        prepared_frame = engine.prepare(image, backbone.preprocess)
+        written = _map(image, prepared_frame, backbone, prompts, prediction.ranked()[0][0], args)
         pooling = engine.pooling_row(curve, column, args.pool, prompts.labels)
-        rows.append(engine.result_row(series, image, prediction, prompts, written, pooling=pooling))
+        rows.append(engine.result_row(series, image, prediction, prompts, written, engine.find_text(image), pooling=pooling))
     return rows
 
 

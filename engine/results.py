@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from engine.burned_in import find_text, text_warning
+from engine.burned_in import text_warning
 from engine.errors import EngineError
 from engine.pooling import Curve, pooled_by
 from engine.prompts import PromptSet
-from engine.types import Image, Prediction, Series
+from engine.types import Box, Image, Prediction, Series
 
 NOTICE = "Research use only. Not a medical device. Not for diagnosis."
 
@@ -22,11 +23,12 @@ def result_row(
     prediction: Prediction,
     prompts: PromptSet,
     map_path: str | None,
+    found_text: Sequence[Box],
     index: int | None = None,
     pooling: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One series and one prompt set. index : the frame that was classified, from 0 (it is written from 1); or pooling : of
-    all its frames. image : that frame, or of a pooled series the one whose map is drawn.
+    all its frames. image : that frame, or of a pooled series the one whose map is drawn; found_text : areas of it.
     """
     return {
         "files": list(series.files),
@@ -41,7 +43,7 @@ def result_row(
         "pooling": pooling,
         "window": asdict(image.window) if image.window else None,
         "notes": list(image.notes),
-        "warnings": warnings_of(series, image, prompts),
+        "warnings": warnings_of(series, image, prompts, found_text),
         "map": map_path,
     }
 
@@ -64,11 +66,11 @@ CALLED = {
 OBJECTS = ("SEG", "RTDOSE", "RTSTRUCT", "PR", "KO", "REG", "RWV")  # made from images, no images
 
 
-def warnings_of(series: Series, image: Image, prompts: PromptSet) -> list[str]:
-    """What to read with care, each once: of the file, of the question, of text in the picture, of the data that the prompts
-    know."""
+def warnings_of(series: Series, image: Image, prompts: PromptSet, found_text: Sequence[Box]) -> list[str]:
+    """What to read with care, each once: of the file, of the question, of text in the picture (found_text: areas that look like
+    it), of the data that the prompts know."""
     found = [*_of_the_question(series.about.modality, prompts), *_of_the_picture(image), *series.warnings, *image.warnings]
-    found += [*series.about.burned_in, *text_warning(find_text(image))]
+    found += [*series.about.burned_in, *text_warning(found_text)]
     return list(dict.fromkeys([*found, *prompts.card.get("shortcuts", [])]))
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from engine.backbones.base import Backbone
 from engine.errors import EngineError, ImageError
-from engine.pooling import Curve, order
-from engine.predict import bound, embed
+from engine.pooling import Curve, order, peak, pool
+from engine.predict import bound, embed, prediction_of
 from engine.prompts import PromptSet
 from engine.sandbox import frames_of
-from engine.types import Image, Input, Series, Window
+from engine.types import Image, Input, Prediction, Series, Window
 
 BATCH = 16  # frames of one forward pass
 
@@ -77,3 +77,13 @@ def curves(
             yield Curve(np.asarray(frames)[at], found, tuple(sorted(failed, key=lambda pair: pair[0])), series.frames)
     if not frames:
         raise failed[0][1]
+
+
+def pooled(curve: Curve, column: int, how: str, backbone: Backbone, prompts: PromptSet) -> tuple[Prediction, int]:
+    """All frames as one answer, and the index of the frame that speaks most for its first class: where a map is drawn.
+
+    column : of the prompt set in the curve; how : see engine.pooling. Raises DataError for an unknown pool.
+    """
+    p = curve.probabilities[column]
+    prediction = prediction_of(pool(p, how), backbone, prompts)
+    return prediction, int(curve.frames[peak(p, prompts.labels.index(prediction.ranked()[0][0]))])
