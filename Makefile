@@ -19,8 +19,9 @@ run: setup ## start the page (settings: PROMPTSCOPE_* variables)
 	@$(PY) -m app
 
 test: setup ## run the tests, those in a browser included
-	@browser=$$($(SETUP) browser) && echo "PromptScope: running the tests; browser: $$browser" && \
-	OMP_NUM_THREADS=1 PROMPTSCOPE_CHROMIUM="$$browser" $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@browser=$$($(SETUP) browser) && postgres=$$($(SETUP) postgres) && \
+	echo "PromptScope: running the tests; browser: $$browser; PostgreSQL: $${postgres:-none}" && \
+	OMP_NUM_THREADS=1 PROMPTSCOPE_CHROMIUM="$$browser" PROMPTSCOPE_POSTGRES="$$postgres" $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 fuzz: setup ## 20,000 mutated files and every bomb through the workers (half an hour)
 	OMP_NUM_THREADS=1 nice $(PY) -m tests.fuzz --files 20000 --bombs $(ARGS)
@@ -35,8 +36,9 @@ lint: setup ## ruff and mypy only
 setup: ## make .venv and install the requirements, where they are missing or changed
 	@$(SETUP) requirements
 
-setup-test: setup ## setup, and a Chromium for the tests where none is installed
-	@browser=$$($(SETUP) browser) && echo "PromptScope: ready to test; browser: $$browser"
+setup-test: setup ## setup, and for the tests a Chromium and PostgreSQL where none is installed
+	@browser=$$($(SETUP) browser) && postgres=$$($(SETUP) postgres) && \
+	echo "PromptScope: ready to test; browser: $$browser; PostgreSQL: $${postgres:-none}"
 
 mini: setup ## train the embedded backbone scope-mini (resumes by itself)
 	$(PY) scripts/train_mini.py --data $(DATA)

@@ -34,20 +34,52 @@ def unit(example: Example) -> str:
     return example.group or example.patient or example.path
 
 
-def _from_csv(table: Path, task: Task | None) -> list[Example]:
+def joined(examples: Sequence[Example]) -> list[Example]:
+    """The same in groups as large as whole patients are: where groups and patients overlap, all that hang together is one, so
+    that no split by `unit` parts a patient's images."""
+    same: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def first(key: tuple[str, str]) -> tuple[str, str]:
+        while same.get(key, key) != key:
+            key = same[key]
+        return key
+
+    for e in examples:
+        if e.group and e.patient:
+            one, other = sorted((first(("group", e.group)), first(("patient", e.patient))))  # a group's name comes first
+            same[other] = one
+    found = [first(("group", e.group) if e.group else ("patient", e.patient)) for e in examples]
+    return [replace(e, group=name if kind == "group" else "") for e, (kind, name) in zip(examples, found, strict=True)]
+
+
+def table_rows(table: Path, name: str = "", needed: Collection[str] = ("path", "label")) -> list[dict[str, str]]:
+    """The rows of a CSV under its canonical columns, all as text. Raises DataError.
+
+    name : of the table, for sentences, in place of the file's; needed : columns without which it is refused
+    """
+    name = name or table.name
     try:
         with table.open(newline="", encoding="utf-8-sig") as lines:
-            rows = [{ALIASES.get(k, k): (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(lines)]
+            head = lines.readline()
+            lines.seek(0)
+            divider = max(",;\t", key=head.count)  # where commas are decimal, spreadsheets write semicolons
+            found = csv.DictReader(lines, delimiter=divider)
+            found.fieldnames = [ALIASES.get(n, n) for n in (name.strip().lower() for name in found.fieldnames or ())]
+            rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in found]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"The table {table.name!r} is no CSV in UTF-8 ({error}).", "Save it as CSV, UTF-8.") from error
+        raise DataError(f"The table {name!r} is no CSV in UTF-8 ({error}).", "Save it as CSV, UTF-8.") from error
     if not rows:
-        raise DataError(f"The table {table.name!r} has no rows.", "Give it the columns path and label.")
-    missing = {"path", "label"} - rows[0].keys()
+        raise DataError(f"The table {name!r} has no rows.", "Give it the columns path and label.")
+    missing = set(needed) - rows[0].keys()
     if missing:
         raise DataError(
-            f"The table {table.name!r} lacks the column {', '.join(sorted(missing))!r}.",
+            f"The table {name!r} lacks the column {', '.join(sorted(missing))!r}.",
             "Its columns should be path, label and, where known, patient, group, split.",
         )
+    return rows
+
+
+def _from_csv(table: Path, task: Task | None) -> list[Example]:
     return [
         Example(
             path=str(table.parent / row["path"]),
@@ -56,7 +88,7 @@ def _from_csv(table: Path, task: Task | None) -> list[Example]:
             group=row.get("group", ""),
             split=row.get("split", ""),
         )
-        for row in rows
+        for row in table_rows(table)
     ]
 
 

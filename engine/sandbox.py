@@ -192,22 +192,29 @@ class Remote:
 
 @dataclass(frozen=True)
 class Opened:
-    """What became of many files: each is part of a series, or refused with its name and the error."""
+    """What became of many files: each is part of a series, refused with its name and the error, or passed over (aside: names,
+    and why)."""
 
     series: tuple[Series, ...]
     refused: tuple[tuple[str, ImageError], ...] = ()
+    aside: tuple[tuple[tuple[str, ...], ImageError], ...] = ()
 
 
 @dataclass(frozen=True)
 class Admitted:
     """One file of an upload. file : its clean copy, or the error in its place; name : as whoever sent it knows it;
-    removed : (what identified somebody, how many elements); done, total : files so far and in all."""
+    removed : (what identified somebody, how many elements); done, total : files so far and in all; is_aside : passed over
+    (hidden files and DICOMDIRs of the archive `name`), which nobody misses; inside : its name with the folders of the archive
+    that held it; person : whom it is of (engine.readers._person), or ""."""
 
     file: Path | ImageError
     name: str
     removed: tuple[tuple[str, int], ...]
     done: int
     total: int
+    is_aside: bool = False
+    inside: str = ""
+    person: str = ""
 
 
 @dataclass
@@ -316,70 +323,82 @@ class Sandbox:
         names : of the files, in place of their own. A file that cannot be read is refused alone. What is unpacked is
         deleted when the series are no longer referred to. Raises ImageError where there is no file at all.
         """
-        files = files_below(paths)
+        files, hidden = files_below(paths)
         named = list(zip(files, names or [f.name for f in files], strict=True))
         unpacked = PrivateFolder() if any(is_archive(path) for path in files) else None
-        found, refused = self._unpacked(named, unpacked)
+        found, refused, left_out = self._unpacked(named, unpacked)
         series: list[Series] = []
         opened = self.map(lambda item: self.open_file(item[0], item[1], unpacked), found)
-        for done, (result, (_, name)) in enumerate(zip(opened, found, strict=True), start=1):
+        for done, (result, (_, name, _)) in enumerate(zip(opened, found, strict=True), start=1):
             if isinstance(result, ImageError):
                 refused.append((name, result))
             else:
                 series += result
             if progress:
                 progress(done, len(found))
-        return Opened(tuple(group(series)), tuple(refused))
+        aside: list[tuple[tuple[str, ...], ImageError]] = [((name,), why) for name, why in left_out]
+        if hidden:
+            why = ImageError("Passed over in a folder: hidden, a DICOMDIR, or a link that leads out of it.")
+            aside.append((tuple(path.name for path in hidden), why))
+        return Opened(tuple(group(series)), tuple(refused), tuple(aside))
 
-    def admit(self, paths: Sequence[tuple[Path, str]], folder: Path, key: bytes) -> Iterator[Admitted]:
+    def admit(self, paths: Sequence[tuple[Path, str]], folder: Path, key: bytes, tables: bool = False) -> Iterator[Admitted]:
         """Clean copies of the files (path, name), and of the files in zip archives, under random names in the folder, one
         after the other.
 
         key : behind the new UIDs, so that files of one series stay together. The originals stay where they are.
+        tables : files called .csv are copied as they are
         """
         unclean = PrivateFolder()  # what zips hold; and a worker that was ended may leave half a copy
         over = time.monotonic() + self.limits.upload_seconds
         try:
-            found, refused = self._unpacked(paths, unclean, over)
+            found, refused, left_out = self._unpacked(paths, unclean, over)
 
-            def cleaned(item: tuple[Path, str]) -> tuple[Path, list[tuple[str, int]]]:
-                path, name = item
+            def cleaned(item: tuple[Path, str, str]) -> tuple[Path, list[tuple[str, int]], str]:
+                path, name, _ = item
                 if time.monotonic() > over:
                     raise ImageError(
                         f"The file {name!r} was left out: the files before it took {self.limits.upload_seconds} s.",
                         "Upload fewer at once.",
                     )
                 copy = unclean.path / secrets.token_hex(16)
+                if tables and name.lower().endswith(".csv"):
+                    return Path(shutil.copyfile(path, folder / copy.name)), [], ""
                 said, _ = self.ask("clean", path, name, target=str(copy), key=key.hex())
                 with _understood(name):
                     removed = [(str(what), int(count)) for what, count in said["removed"]]
-                return Path(shutil.move(copy, folder / copy.name)), removed
+                    whose = str(said["person"])
+                return Path(shutil.move(copy, folder / copy.name)), removed, whose
 
+            for name, error in left_out:
+                yield Admitted(error, name, (), 0, len(found) + len(refused), is_aside=True)
             total = len(found) + len(refused)
             for done, (name, error) in enumerate(refused, start=1):
                 yield Admitted(error, name, (), done, total)
             copies = zip(self.map(cleaned, found), found, strict=True)
-            for done, (result, (_, name)) in enumerate(copies, start=1 + len(refused)):
+            for done, (result, (_, name, inside)) in enumerate(copies, start=1 + len(refused)):
                 if isinstance(result, ImageError):
-                    yield Admitted(result, name, (), done, total)
+                    yield Admitted(result, name, (), done, total, inside=inside)
                 else:
-                    yield Admitted(result[0], name, tuple(result[1]), done, total)
+                    yield Admitted(result[0], name, tuple(result[1]), done, total, inside=inside, person=result[2])
         finally:
             unclean.delete()
 
     def _unpacked(
         self, paths: Iterable[tuple[Path, str]], folder: PrivateFolder | None, over: float | None = None
-    ) -> tuple[list[tuple[Path, str]], list[tuple[str, ImageError]]]:
-        """The files, and in place of a zip archive the files in it; with their names, and those that were refused.
+    ) -> tuple[list[tuple[Path, str, str]], list[tuple[str, ImageError]], list[tuple[str, ImageError]]]:
+        """The files, and in place of a zip archive the files in it; with their names, without and with the archive's folders;
+        those that were refused; and what was passed over in which archive.
 
         over : of an upload, whose archives together may hold no more than one, and take no longer than this (monotonic)
         """
-        found: list[tuple[Path, str]] = []
+        found: list[tuple[Path, str, str]] = []
         refused: list[tuple[str, ImageError]] = []
+        aside: list[tuple[str, ImageError]] = []
         entries = size = 0  # unpacked so far
         for path, name in paths:
             if folder is None or not is_archive(path):
-                found.append((path, name))
+                found.append((path, name, name))
                 continue
             try:
                 if over is not None and (
@@ -390,17 +409,18 @@ class Sandbox:
                     )
                 said, _ = self.ask("unpack", path, name, folder=str(folder.path))
                 with _understood(name):
-                    files = [(Path(place), str(entry)) for place, entry in said["files"]]
+                    files = [(Path(place), str(entry), str(whole)) for place, entry, whole in said["files"]]
                     inside = [(str(entry), ImageError(message, hint)) for entry, message, hint in said["refused"]]
             except ImageError as error:
                 refused.append((name, error))
                 continue
-            entries, size = entries + len(files), size + sum(place.stat().st_size for place, _ in files)
+            entries, size = entries + len(files), size + sum(place.stat().st_size for place, *_ in files)
             # hidden files and DICOMDIRs are counted under no name: nobody misses them, unless there is nothing else
             only = not files and not any(entry for entry, _ in inside)
             found += files
-            refused += [(entry or name, error) for entry, error in inside if entry or only]
-        return found, refused
+            for entry, why in inside:
+                (refused if entry or only else aside).append((entry or name, why))
+        return found, refused, aside
 
 
 def _remote(sandbox: Sandbox, path: Path, part: int, name: str, keeps: PrivateFolder | None, said: dict[str, Any]) -> Remote:

@@ -5,13 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 from engine.errors import DataError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+# What can be said of any finding, with its name at {c}, the kind of image at {image} and the body part at {organ}.
+PLAIN = (
+    "{image} showing {c}.",
+    "{c} seen on {image}.",
+    "The appearance is that of {c}.",
+    "Findings are consistent with {c}.",
+    "Imaging features typical of {c}.",
+    "{image} with the classic appearance of {c}.",
+    "The most likely reading of this image is {c}.",
+    "A representative example of {c}.",
+    "{image} in a patient with {c}.",
+    "The examination was reported as {c}.",
+    "A case that an expert reader labelled {c}.",
+    "The {organ} as it looks in {c}.",
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,8 @@ class Label:
 class Task:
     """A question with ordered labels. benchmark : its dataset's name in the papers, or None; data : names of
     dataset folders that hold it; template : one prompt with {} for the class; shortcuts : what a model may
-    exploit instead of the finding, to be shown beside every accuracy."""
+    exploit instead of the finding, to be shown beside every accuracy; bank : descriptions that belong to this task alone
+    (a user's own), in place of the file's."""
 
     id: str
     title: str
@@ -38,6 +55,7 @@ class Task:
     benchmark: str | None = None
     data: tuple[str, ...] = ()
     shortcuts: tuple[str, ...] = ()
+    bank: DescriptionBank | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,7 +86,7 @@ class DescriptionBank:
     task: str
     source: str
     licence: str
-    classes: dict[str, ClassDescriptions]
+    classes: dict[str, ClassDescriptions] = field(hash=False)
     sha256: str
 
 
@@ -100,16 +118,53 @@ def task(name: str) -> Task:
     return tasks()[name]
 
 
-def descriptions(name: str) -> DescriptionBank:
-    """The written descriptions of a task's classes, in label order. Raises DataError.
+def descriptions(of: str | Task) -> DescriptionBank:
+    """The written descriptions of a task's classes, in label order. of : a known task's id, or a task. Raises DataError.
 
-    A bank in the folder PROMPTSCOPE_DESCRIPTIONS (an imported one, say) comes before the one that is shipped.
+    A task's own bank comes first, then one in the folder PROMPTSCOPE_DESCRIPTIONS (an imported one, say), then the shipped one.
     """
+    if isinstance(of, Task):
+        if of.bank is not None:
+            return of.bank
+        of = of.id
     folders = [Path(os.environ["PROMPTSCOPE_DESCRIPTIONS"])] if os.environ.get("PROMPTSCOPE_DESCRIPTIONS") else []
     for folder in [*folders, ASSETS / "descriptions"]:
-        if (folder / f"{name}.json").is_file():
-            return _bank(folder / f"{name}.json", name)
-    raise DataError(f"There is no description bank for the task {name!r}.", f"Write one as {name}.json.")
+        if (folder / f"{of}.json").is_file():
+            return _bank(folder / f"{of}.json", of)
+    raise DataError(f"There is no description bank for the task {of!r}.", f"Write one as {of}.json.")
+
+
+def with_bank(task: Task, own: Mapping[str, Sequence[str]]) -> Task:
+    """The task with descriptions of every class, whatever its classes are: those that were written for its id, before them
+    the user's `own`, by label, and plain ones where there are fewer than a dozen. A task with written ones alone is unchanged.
+    """
+    try:
+        written = descriptions(task.id).classes
+    except DataError:
+        written = {}
+    if not any(own.values()) and task.names == tuple(written):
+        return task
+    classes = {}
+    for label in task.labels:
+        known = written.get(label.name, ClassDescriptions({}, {}, (), ()))
+        first = tuple(own.get(label.name, ())) or known.sentences
+        plain = _plain(task, label)[: max(0, len(PLAIN) - len(first))]
+        classes[label.name] = replace(known, sentences=tuple(dict.fromkeys((*first, *plain))))
+    words = json.dumps({name: each.sentences for name, each in classes.items()}, ensure_ascii=False)
+    source = "written in this workspace" if any(own.values()) else "templates"
+    bank = DescriptionBank(task.id, source, "", classes, hashlib.sha256(words.encode()).hexdigest())
+    return replace(task, bank=bank)
+
+
+def _plain(task: Task, label: Label) -> tuple[str, ...]:
+    """A dozen sentences that say no more than the names of the class, the kind of image and the body part."""
+    shown = label.display
+    name = shown[0].lower() + shown[1:] if shown[1:2].islower() else shown  # "Glioma", but "COVID-19"
+    organ = "body part" if task.organ == "any" else task.organ
+    image = "medical image" if task.modality == "any" else f"{task.modality} image"
+    image = f"{image} of the {organ}" if task.organ != "any" else image
+    made = (each.format(c=name, image=image, organ=organ) for each in PLAIN)
+    return tuple(each[0].upper() + each[1:] for each in made)
 
 
 @cache

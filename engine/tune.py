@@ -85,7 +85,7 @@ def tune(
     if absent:
         raise DataError(f"No image shows {absent[0]!r}.", "Give each class at least one image.")
     if method.needs_descriptions:
-        descriptions(task.id)
+        descriptions(task)
     train, validation = SAMPLERS[sampler](list(examples), shots, seed)
     data = labelled(method, backbone, task, train, validation, views, seed, progress)
     made = method.learn(backbone, task, data, seed, watch)

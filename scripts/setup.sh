@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh requirements    .venv with the packages of requirements.txt (PYTHON makes it; default python3)
 #   scripts/setup.sh browser         then, for the tests: a Chromium; its path is the only line on stdout
+#   scripts/setup.sh postgres        for the tests: PostgreSQL's programs; their folder, or nothing, is the only line on stdout
 #
 # Left out: systems without apt-get. There a missing package is named in a sentence and set-up stops.
 set -eu
@@ -94,7 +95,23 @@ browser() {
             "start: Google Chrome), or set PROMPTSCOPE_CHROMIUM to one."
 }
 
+# --- postgres --------------------------------------------------------------------------------------------------------
+
+find_postgres() { # Debian keeps initdb out of the PATH
+    for folder in ${PROMPTSCOPE_POSTGRES:+"$PROMPTSCOPE_POSTGRES"} /usr/lib/postgresql/*/bin; do
+        [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ] && echo "$folder" && return 0
+    done
+    initdb=$(command -v initdb) && dirname "$(readlink -f "$initdb")"
+}
+
+postgres() {
+    find_postgres && return 0
+    apt_install postgresql || true
+    find_postgres ||
+        say "NO POSTGRESQL could be found or installed: what is kept in PostgreSQL is not tested. Install the package postgresql."
+}
+
 case "${1:-}" in
-    requirements | browser) "$1" ;;
-    *) stop "usage: scripts/setup.sh requirements | browser" ;;
+    requirements | browser | postgres) "$1" ;;
+    *) stop "usage: scripts/setup.sh requirements | browser | postgres" ;;
 esac

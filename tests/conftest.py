@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:
 import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 import pytest  # noqa: E402
+from postgres import Server, programs  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import (  # noqa: E402
@@ -112,9 +113,11 @@ def write_dicom():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory):
-    """No test reads or writes the user's feature store."""
+    """No test reads or writes the user's feature store or workspace."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROMPTSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PROMPTSCOPE_WORKSPACE", str(tmp_path_factory.mktemp("workspace")))
+        patch.setenv("PROMPTSCOPE_TRAINING_NICE", "0")
         yield
 
 
@@ -128,6 +131,17 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return place
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A running server (tests/postgres.py). Skips loudly where there is none."""
+    place = programs()
+    if place is None:
+        pytest.skip("NO POSTGRESQL: scripts/setup.sh could not install it, so nothing was checked against a real server.")
+    server = Server(place)
+    yield server
+    server.delete()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from engine.data import (
     check_examples,
     grouped_few_shot,
     hold_out,
+    joined,
     of_classes,
     papers_few_shot,
     straddling,
@@ -652,3 +653,12 @@ def test_no_sentence_is_in_two_places():
 
 def test_there_is_no_bank_without_a_task():
     assert {p.stem for p in (ASSETS / "descriptions").glob("*.json")} == set(engine.tasks())
+
+
+def test_groups_and_patients_that_overlap_are_one_group():
+    """P is in g and h, and h holds Q; R has a group of its own, S none."""
+    about = [("P", "g"), ("P", "h"), ("Q", "h"), ("Q", ""), ("P", ""), ("R", "r"), ("S", ""), ("", "g"), ("", "")]
+    made = joined([Example(f"{i}", "a", *each) for i, each in enumerate(about)])
+    assert [e.group for e in made] == ["g"] * 5 + ["r", "", "g", ""]
+    assert [(e.path, e.patient) for e in made] == [(f"{i}", patient) for i, (patient, _) in enumerate(about)]
+    assert len({unit(e) for e in made}) == 4 and joined(made) == made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cache
 from typing import Any
@@ -41,10 +42,10 @@ def instant() -> list[str]:
     return [name for name, method in METHODS.items() if not method.needs_images and not method.is_trained]
 
 
-def from_words(name: str, backbone: Backbone) -> PromptSet | None:
+def from_words(name: str, backbone: Backbone, of: Iterable[Task] | None = None) -> PromptSet | None:
     """The set of "<task>-<method>" for an instant method, or of a task's id alone (its description ensemble), made on the
-    spot for any backbone; None where the name is neither."""
-    for each in tasks().values():
+    spot for any backbone; None where the name is neither. of : the tasks, else all known ones."""
+    for each in tasks().values() if of is None else of:
         for method in instant():
             short = each.id if method == "description-ensemble" else None
             if name in (f"{each.id}-{method}", short):

@@ -22,7 +22,7 @@ BATCH = 64
 def description_card(task: Task) -> dict[str, Any]:
     """For the card; nothing where the task has no bank (a context that was carried to a task of the user's own)."""
     try:
-        bank = descriptions(task.id)
+        bank = descriptions(task)
     except DataError:
         return {"descriptions": None}
     return {"descriptions": {"bank": bank.task, "sha256": bank.sha256}}
@@ -46,14 +46,14 @@ def sentence_features(backbone: Backbone, sentences: list[str]) -> Tensor:
 
 def description_means(backbone: Backbone, task: Task, most: int) -> Tensor:
     """(C, D), unit length: each class's mean of its first `most` descriptions' unit features."""
-    classes = descriptions(task.id).classes
+    classes = descriptions(task).classes
     rows = [sentence_features(backbone, list(classes[name].sentences[:most])).mean(dim=0) for name in task.names]
     return F.normalize(torch.stack(rows), dim=-1)
 
 
 def description_features(backbone: Backbone, task: Task, most: int) -> Tensor:
     """(C, n, D), unit length: the first n descriptions of each class, n the smaller of `most` and the shortest list."""
-    classes = descriptions(task.id).classes
+    classes = descriptions(task).classes
     n = min(most, *(len(classes[name].sentences) for name in task.names))
     rows = [sentence for name in task.names for sentence in classes[name].sentences[:n]]
     return sentence_features(backbone, rows).unflatten(0, (len(task.names), n))

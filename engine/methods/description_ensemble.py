@@ -38,7 +38,7 @@ class DescriptionEnsemble(Configured):
         seed: int = 1,
         watch: Watch | None = None,
     ) -> PromptSet:
-        bank = descriptions(task.id)
+        bank = descriptions(task)
         means = []
         for name in task.names:
             sentences = bank.classes[name].sentences[: self.config.sentences or None]

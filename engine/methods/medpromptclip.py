@@ -42,8 +42,8 @@ def described(task: Task, bank: str) -> dict[str, list[str]]:
     """Class -> descriptions: of the task's labels, or ("all") of every task's, its own first. Classes that belong to the task
     but are not among its labels (novel ones) are left out everywhere."""
     found: dict[str, list[str]] = {}
-    novel = set(descriptions(task.id).classes) - set(task.names)
-    for each in [task.id, *(tasks() if bank == "all" else ())]:
+    novel = set(descriptions(task).classes) - set(task.names)
+    for each in (task, *(tasks() if bank == "all" else ())):
         for name, words in descriptions(each).classes.items():
             if name in novel:
                 continue

@@ -44,26 +44,27 @@ def open_file(path: str | Path, limits: Limits = LIMITS) -> list[Series]:
     return reader_of(place).read(place, limits)
 
 
-def files_below(paths: Iterable[str | Path]) -> list[Path]:
-    """The files themselves, and for a folder every file below it, in the order of their names. Raises ImageError for none.
-
-    In a folder, hidden files, DICOMDIRs (lists of other files) and links that lead out of it are passed over.
-    """
+def files_below(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
+    """The files themselves, and for a folder every file below it, in the order of their names; and those that are passed over
+    in a folder: hidden files, DICOMDIRs (lists of other files) and links that lead out of it. Raises ImageError for none."""
     files: list[Path] = []
+    aside: list[Path] = []
     for each in map(Path, paths):
         if not os.path.isdir(each):  # unlike Path.is_dir, it takes any name
             files.append(each)
             continue
         root = each.resolve()
-        inside = (p for p in sorted(each.rglob("*")) if p.is_file() and not _hidden(p.relative_to(each)))
-        files += [p for p in inside if p.name != "DICOMDIR" and (not p.is_symlink() or p.resolve().is_relative_to(root))]
+        for p in sorted(each.rglob("*")):
+            if p.is_file():
+                (aside if _is_aside(p, each, root) else files).append(p)
     if not files:
         raise ImageError("There is no file.", f"Give a {FORMATS} file, or a folder that holds some.")
-    return files
+    return files, aside
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _is_aside(path: Path, folder: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return hidden or path.name == "DICOMDIR" or (path.is_symlink() and not path.resolve().is_relative_to(root))
 
 
 def middle(series: Series) -> int:

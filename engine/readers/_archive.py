@@ -42,10 +42,12 @@ ARCHIVES = (
 
 @dataclass(frozen=True)
 class Unpacked:
-    """An entry as a file. name : the last part of the entry's, for display; it may identify a patient."""
+    """An entry as a file. name : the last part of the entry's, for display; inside : all of it, with its folders, which may
+    be classes. Both may identify a patient."""
 
     path: Path
     name: str
+    inside: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _entries(
         seen.add(entry.orig_filename)
         if why is None:
             target = folder / secrets.token_hex(16)
-            written.append(Unpacked(target, shown))
+            written.append(Unpacked(target, shown, "/".join(map(_shown, entry.orig_filename.split("/")))))
             why = _write(archive, entry, target, budget)
             if why is not None:
                 target.unlink(missing_ok=True)

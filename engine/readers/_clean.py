@@ -54,6 +54,7 @@ from engine.limits import Limits
 from engine.readers import dicom, raster, reader_of, volume
 from engine.readers._about import BODY_PARTS, KERNELS, KINDS, MODALITIES, VIEWS, withheld
 from engine.readers._header import MOST, encoding_of
+from engine.readers._person import person
 
 KEY = secrets.token_bytes(32)  # of this process: UIDs made anew can be compared with each other and with nothing else
 
@@ -62,9 +63,11 @@ TEXT, PRIVATE, DATES = "free text", "private elements", "dates and times"  # of 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """removed : (what, how many), as in About.withheld, that were left behind or, as UIDs, made anew."""
+    """removed : (what, how many), as in About.withheld, that were left behind or, as UIDs, made anew; person : whom the file
+    is of, by engine.readers._person, or "" where it does not say."""
 
     removed: tuple[tuple[str, int], ...]
+    person: str = ""
 
 
 def clean(path: Path, target: Path, limits: Limits, key: bytes = KEY) -> Cleaned:
@@ -74,7 +77,7 @@ def clean(path: Path, target: Path, limits: Limits, key: bytes = KEY) -> Cleaned
     Raises ImageError for a file that no reader knows or that cannot be taken apart; nothing is then written.
     """
     kind = reader_of(path).__name__.rpartition(".")[2]
-    work: Callable[[Path, BinaryIO, Limits, bytes], Counter[str]] = {
+    work: Callable[[Path, BinaryIO, Limits, bytes], tuple[Counter[str], str]] = {
         "dicom": _clean_dicom,
         "raster": _clean_picture,
         "volume": _clean_volume,
@@ -83,7 +86,7 @@ def clean(path: Path, target: Path, limits: Limits, key: bytes = KEY) -> Cleaned
     try:
         with os.fdopen(handle, "w+b") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they may quote the file
-            removed = work(path, stream, limits, key)
+            removed, whose = work(path, stream, limits, key)
         os.replace(part, target)
     except ImageError:
         raise
@@ -93,7 +96,7 @@ def clean(path: Path, target: Path, limits: Limits, key: bytes = KEY) -> Cleaned
         ) from error
     finally:
         Path(part).unlink(missing_ok=True)
-    return Cleaned(tuple((kind, removed[kind]) for kind in KINDS if removed[kind]))
+    return Cleaned(tuple((kind, removed[kind]) for kind in KINDS if removed[kind]), whose)
 
 
 # --- DICOM: what may stay ---------------------------------------------------------------------------------------------
@@ -224,8 +227,9 @@ VRS = frozenset(each.value for each in VR)
 CONTRAST = "YES"  # in place of an agent's name
 
 
-def _clean_dicom(path: Path, stream: BinaryIO, limits: Limits, key: bytes) -> Counter[str]:
+def _clean_dicom(path: Path, stream: BinaryIO, limits: Limits, key: bytes) -> tuple[Counter[str], str]:
     source, syntax = _parsed(path, limits)
+    whose = person(key, *(_said(source, each) for each in ("PatientID", "PatientName", "PatientBirthDate")))
     removed, _ = withheld(source, limits.nesting, path.name)
     copy = _kept(source, key)
     if "Rows" not in copy or not BULK & {keyword_for_tag(tag) for tag in sorted(copy.keys())}:
@@ -253,7 +257,19 @@ def _clean_dicom(path: Path, stream: BinaryIO, limits: Limits, key: bytes) -> Co
     write_file_meta_info(out, meta, enforce_standard=False)
     out.is_implicit_VR, out.is_little_endian = copy.original_encoding
     write_dataset(out, copy)
-    return Counter(dict(removed))
+    return Counter(dict(removed)), whose
+
+
+def _said(source: Dataset, keyword: str) -> str:
+    """The value of a text element as it stands, valid or not: UTF-8, or else one character a byte."""
+    found = source.get_item(keyword) if keyword in source else None
+    value = found.value if found is not None else None
+    if not isinstance(value, bytes):
+        return "" if value is None else str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _parsed(path: Path, limits: Limits) -> tuple[Dataset, UID | None]:
@@ -417,13 +433,13 @@ JPEG_NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # where entropy-coded data
 JPEG_TABLES = {*range(0xC0, 0xD0), *range(0xDA, 0xE0)} - {0xC8}  # frames, scans, tables; no APPn, no COM
 
 
-def _clean_picture(path: Path, stream: BinaryIO, limits: Limits, key: bytes) -> Counter[str]:
+def _clean_picture(path: Path, stream: BinaryIO, limits: Limits, key: bytes) -> tuple[Counter[str], str]:
     raster.read(path, limits)  # what cannot be read, or is too large, is said as the reader says it
     data, removed = path.read_bytes(), Counter[str]()
     if data.startswith((b"II", b"MM", b"BM")):
         _rewrite(path, stream, limits)
         removed[TEXT] += 1
-        return removed
+        return removed, ""
     with PIL.Image.open(io.BytesIO(data), formats=raster.FORMATS) as picture:
         turned = picture.getexif().get(ORIENTATION, 1)
     exif = _exif(turned) if isinstance(turned, int) and 1 < turned <= 8 else b""
@@ -435,7 +451,7 @@ def _clean_picture(path: Path, stream: BinaryIO, limits: Limits, key: bytes) -> 
         parts = _jpeg(data, exif, removed)
     for part in parts:
         stream.write(part)
-    return removed
+    return removed, ""
 
 
 def _exif(turned: int) -> bytes:
@@ -574,7 +590,7 @@ VOLUME_TERMS = _set(
 ) | {f"met_{kind.lower()}{array}" for kind in volume.MET_TYPES for array in ("", "_array")}
 
 
-def _clean_volume(path: Path, stream: BinaryIO, limits: Limits, key: bytes) -> Counter[str]:
+def _clean_volume(path: Path, stream: BinaryIO, limits: Limits, key: bytes) -> tuple[Counter[str], str]:
     """Each format's reader of headers first refuses what does not hold together, or is too large."""
     data, removed = path.read_bytes(), Counter[str]()
     if data.startswith(b"NRRD"):
@@ -590,7 +606,7 @@ def _clean_volume(path: Path, stream: BinaryIO, limits: Limits, key: bytes) -> C
     else:
         volume.metaimage_header(path, limits)
         _clean_mha(path, data, stream, removed)
-    return removed
+    return removed, ""
 
 
 def _clean_nifti(data: bytes, stream: BinaryIO | gzip.GzipFile, removed: Counter[str]) -> None:

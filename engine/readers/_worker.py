@@ -80,7 +80,7 @@ def clean(asked: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], Image 
     from engine.readers._clean import clean as cleaned
 
     made = cleaned(Path(asked["path"]), Path(asked["target"]), limits, bytes.fromhex(asked["key"]))
-    return {"removed": made.removed}, None
+    return {"removed": made.removed, "person": made.person}, None
 
 
 def unpack(asked: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], Image | None]:
@@ -88,7 +88,10 @@ def unpack(asked: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], Image
     from engine.readers._archive import unpack as unpacked
 
     done, refused = unpacked(Path(asked["path"]), Path(asked["folder"]), limits)
-    return {"files": [(str(e.path), e.name) for e in done], "refused": [(e.name, e.message, e.hint) for e in refused]}, None
+    return {
+        "files": [(str(e.path), e.name, e.inside) for e in done],
+        "refused": [(e.name, e.message, e.hint) for e in refused],
+    }, None
 
 
 ANSWERS: dict[str, Callable[[dict[str, Any], Limits], tuple[dict[str, Any], Image | None]]] = {
