@@ -23,6 +23,12 @@ from engine.types import Example, Interval
 RESAMPLES = 1000
 BINS = 15  # of the calibration error, as in Guo et al.
 AT_ONCE = 1 << 20  # images times resamples that are in memory together (8 MB an array)
+SHOWN = ("accuracy", "balanced_accuracy", "auroc", "ece")
+COMPARED = ("accuracy", "balanced_accuracy", "auroc")  # a better ece alone helps nobody to decide
+UNEVEN = 2  # times as many cases in the largest class as in the smallest; beyond, accuracy rewards naming the largest
+FEW = 20  # cases; below, intervals are so wide that little can be said
+FEWEST = 6  # units that two answers must differ on to be told apart: with 5, all one way, the sign test gives 2 / 2**5 = 6 %
+NO_RANGE = "too few cases for a range"
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,31 @@ def mean_with_interval(
     score = METRICS[metric]
     drawn = [np.mean([score(truth, run, weights) for run in runs], axis=0) for weights in _resamples(units, seed, resamples)]
     return _interval(np.mean([score(truth, run) for run in runs]), drawn)
+
+
+# --- what is said of two --------------------------------------------------------------------------------------------
+
+
+def deciding_measure(truth: np.ndarray) -> str:
+    """ "balanced_accuracy" where one class has much more cases (N,) than another that occurs, else "accuracy"."""
+    counts = np.bincount(truth)
+    counts = counts[counts > 0]
+    return "balanced_accuracy" if len(counts) and counts.max() > UNEVEN * counts.min() else "accuracy"
+
+
+def clearly(truth: np.ndarray, a: np.ndarray, b: np.ndarray, units: Sequence[str], by: Interval) -> int:
+    """1 where b is better than a, -1 where it is worse, 0 where that may be chance. by : their `paired_difference`; of a
+    handful its percentiles promise too much, so that one must be right more often than the other in FEWEST units."""
+    more = (b.argmax(axis=1) == truth).astype(int) - (a.argmax(axis=1) == truth)
+    _, where = np.unique(np.asarray(units), return_inverse=True)
+    if np.count_nonzero(np.bincount(where, more)) < FEWEST or not (by.low > 0 or by.high < 0):
+        return 0
+    return 1 if by.value > 0 else -1
+
+
+def in_points(of: Interval) -> str:
+    """ "4 to 20": the ends in percentage points; NO_RANGE where all resamples are alike, which is no certainty."""
+    return NO_RANGE if of.high - of.low < 1e-9 else f"{round(100 * of.low)} to {round(100 * of.high)}"
 
 
 # --- base to novel --------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import safetensors
 import torch
@@ -139,10 +139,13 @@ class Watch:
     """How to look at a training, and how to stop it.
 
     progress(epoch, epochs, loss) is called after an epoch, at most five times a second; `stop` is asked as often.
+    sets(epoch, prompt sets) gets what every run would leave now, before `progress`: at most once a second, more rarely where
+    that takes more than a tenth of the time, and at the end; the training is the same without it
     checkpoint : a file that is written after each epoch, and from which the same training goes on; removed at the end
     """
 
     progress: Callable[[int, int, float], None] | None = None
+    sets: Callable[[int, list[Any]], None] | None = None
     stop: Callable[[], bool] | None = None
     checkpoint: Path | None = None
 
@@ -154,8 +157,15 @@ class History:
     terms: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
-def train(learner: Learner, runs: list[Run], watch: Watch | None = None, steps: int | None = None) -> History:
-    """Trains the learner's parameters in place; `steps` ends it early (parity tests, bench).
+def train(
+    learner: Learner,
+    runs: list[Run],
+    watch: Watch | None = None,
+    steps: int | None = None,
+    look: Callable[[int], None] | None = None,
+) -> History:
+    """Trains the learner's parameters in place; `steps` ends it early (parity tests, bench); look(epoch) is called as rarely as
+    `Watch.sets`.
 
     Raises Stopped where the watch asks for it, DataError where the loss is no longer a number, or where the checkpoint is
     another training's.
@@ -175,7 +185,7 @@ def train(learner: Learner, runs: list[Run], watch: Watch | None = None, steps: 
         key = _key(learner, runs) if watch.checkpoint else ""
         if watch.checkpoint and watch.checkpoint.exists():
             start = _resume(watch.checkpoint, key, learner, optimiser, history, steps_seen)
-        told = 0.0
+        told = look_again = 0.0
         for step in range(start, total):
             active = [r for r, run in enumerate(runs) if step < run.steps]
             for r in active:
@@ -211,6 +221,11 @@ def train(learner: Learner, runs: list[Run], watch: Watch | None = None, steps: 
                 )
             if watch.checkpoint and step + 1 < total:
                 _save(watch.checkpoint, key, learner, optimiser, history, steps_seen, step + 1)
+            began = time.monotonic()
+            if look and (began >= look_again or step + 1 == total):
+                with torch.random.fork_rng(devices=[]):
+                    look(epoch)
+                look_again = began + max(1.0, 10 * (time.monotonic() - began))
             if time.monotonic() - told > 0.2 or step + 1 == total:
                 told = time.monotonic()
                 if watch.progress:

@@ -16,6 +16,7 @@ from engine.evaluate import (
     accuracy,
     auroc,
     balanced_accuracy,
+    deciding_measure,
     ece,
     harmonic_mean,
     harmonic_means,
@@ -302,3 +303,9 @@ def test_features_that_are_no_numbers_are_refused_with_the_files_name(images):
     with pytest.raises(DataError, match=r"The features of '2\.png' are not finite") as caught:
         features_of([*images[0][:1], *images[0][2:]], encoder)
     assert "Doe" not in str(caught.value)
+
+
+def test_balanced_accuracy_decides_where_a_class_has_more_than_twice_the_cases_of_another_that_occurs():
+    for counts, measure in (((4, 8), "accuracy"), ((4, 9), "balanced_accuracy"), ((0, 5, 8), "accuracy")):
+        assert deciding_measure(np.repeat(np.arange(len(counts)), counts)) == measure
+    assert deciding_measure(np.arange(0)) == "accuracy"

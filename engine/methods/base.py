@@ -50,12 +50,15 @@ class LabelledFeatures:
 
 class Method(Protocol):
     """name : its registry name; needs_images : False where it learns from words alone; needs_descriptions : of the task;
-    is_trained : it takes more than a moment; config : its options, an instance of the class's own `Config`."""
+    is_trained : it takes more than a moment; chooses : it uses validation images where it gets some; sees_views : it learns from
+    all views of an image, not from the plain one alone; config : its options, an instance of the class's own `Config`."""
 
     name: str
     needs_images: bool
     needs_descriptions: bool
     is_trained: bool
+    chooses: bool
+    sees_views: bool
     config: Any
 
     def learn(
@@ -171,6 +174,8 @@ class Configured:
     needs_images: bool = True
     needs_descriptions: bool = False
     is_trained: bool = False
+    chooses: bool = False
+    sees_views: bool = True
 
     def __init__(self, config: Any = None):
         self.config = config or self.Config()  # type: ignore[attr-defined]
@@ -234,7 +239,7 @@ def learn_stacked(
     watch: Watch | None = None,
 ) -> list[PromptSet]:
     """R runs of one method at once: methods differ in their config, data in their shots. Raises DataError, Stopped."""
-    first = methods[0]
+    first, watch = methods[0], watch or Watch()
     for method in methods:
         alike = replace(method.config, **{name: getattr(first.config, name) for name in first.varies})
         if alike != first.config:
@@ -247,10 +252,18 @@ def learn_stacked(
         views, targets = torch.from_numpy(np.ascontiguousarray(each.views)), torch.from_numpy(each.targets)
         about = repr((method.name, method.config, backbone.weights_hash, task.id, task.names))
         runs.append(Run(views.to(backbone.device), targets.to(backbone.device), method.recipe, seed, about, each.own_views))
+
+    def look(epoch: int) -> None:
+        assert watch.sets is not None
+        with torch.no_grad():
+            watch.sets(epoch, [method.prompt_set(learner, r, backbone, task) for r, method in enumerate(methods)])
+
     for stage in range(first.stages):
         if first.stages > 1:  # a checkpoint would be the last stage's, which the first cannot go on from
             learner.stage(stage)
-        train(learner, runs, replace(watch, checkpoint=None) if watch and first.stages > 1 else watch)
+        train(
+            learner, runs, replace(watch, checkpoint=None) if first.stages > 1 else watch, look=look if watch.sets else None
+        )
     made = []
     for r, (method, given, seed) in enumerate(zip(methods, data, seeds, strict=True)):
         with torch.no_grad():

@@ -7,6 +7,7 @@ of the step around it on log10 C. Without any, C is 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -31,6 +32,7 @@ def searched(data: LabelledFeatures, iterations: int) -> float:
     if data.validation is None or not len(data.validation):
         return 1.0
 
+    @cache  # the centre of a halving was fitted before
     def score(c: float) -> float:
         return float(fitted(data, c, iterations).score(data.validation, data.validation_targets))
 
@@ -44,6 +46,8 @@ def searched(data: LabelledFeatures, iterations: int) -> float:
 
 class LinearProbe(Configured):
     name = "linear-probe"
+    chooses = True
+    sees_views = False
 
     @dataclass(frozen=True)
     class Config:

@@ -33,6 +33,8 @@ EVERY = 10  # epochs between steps of alpha
 class LPPlusPlus(Configured):
     name = "lp++"
     is_trained = True
+    chooses = True
+    sees_views = False
 
     @dataclass(frozen=True)
     class Config:

@@ -74,6 +74,7 @@ class CacheConfig:
 
 class TipAdapter(Configured):
     name = "tip-adapter"
+    chooses = True
     Config = CacheConfig
 
     def learn(
@@ -118,6 +119,7 @@ class KeysLearner:
 
 class TipAdapterF(Trained):
     name = "tip-adapter-f"
+    chooses = True
     varies = (*Trained.varies, "alpha", "beta", "search")
 
     @dataclass(frozen=True)
