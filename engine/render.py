@@ -27,15 +27,17 @@ def picture(image: Image) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2) if grey.ndim == 2 else grey
 
 
-def relative(placed: np.ndarray) -> np.ndarray:
-    """A placed map (H, W), NaN where unseen, to [0, 1] over its own range; zero where flat or unseen."""
+def relative(placed: np.ndarray, span: tuple[float, float] | None = None) -> np.ndarray:
+    """A placed map (H, W), NaN where unseen, to [0, 1] over its own range, or over the `span` that it shares with others; zero
+    where flat or unseen."""
     seen = placed[np.isfinite(placed)]
     if not seen.size:
         return np.zeros(placed.shape, dtype=np.float32)
     low, high = float(seen.min()), float(seen.max())
     if high - low <= FLAT * max(abs(low), abs(high)):
         return np.zeros(placed.shape, dtype=np.float32)
-    return np.nan_to_num((placed - low) / (high - low)).astype(np.float32)
+    low, high = span or (low, high)
+    return np.clip(np.nan_to_num((placed - low) / (high - low)), 0, 1).astype(np.float32)
 
 
 def is_flat(placed: np.ndarray) -> bool:
@@ -43,9 +45,9 @@ def is_flat(placed: np.ndarray) -> bool:
     return not relative(placed).any()
 
 
-def layer(placed: np.ndarray) -> np.ndarray:
+def layer(placed: np.ndarray, span: tuple[float, float] | None = None) -> np.ndarray:
     """The map alone, uint8 (H, W, 4): colour by value, alpha by its square, so that low values leave the image clear."""
-    t = relative(placed)
+    t = relative(placed, span)
     return np.rint(np.concatenate([colours(t), 255 * t[..., None] ** 2], axis=-1)).astype(np.uint8)
 
 
