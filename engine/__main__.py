@@ -1,4 +1,5 @@
-"""The command line: python -m engine list | predict | tune | evaluate | prompts | reproduce | import | export | erase | bench.
+"""The command line: python -m engine list | predict | tune | evaluate | prompts | reproduce | import | export | erase |
+workspace | bench.
 
 --json prints one documented object (README, "What --json prints"). Exit codes: 0 all well; 1 some files failed, the
 rest is there; 2 wrong usage, or nothing could run (one sentence on stderr).
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import zipfile
 from dataclasses import replace
@@ -74,55 +76,19 @@ def _write_map(image: Image, placed: np.ndarray, prompts: engine.PromptSet, labe
     return str(path)
 
 
-def _map(
-    image: Image, prepared: engine.Input, backbone: Backbone, prompts: engine.PromptSet, top: str, args: argparse.Namespace
-) -> str | None:
-    """Writes the map of a class, where one can be made and there is something to see."""
-    if prompts.class_embeddings is None or args.explain not in engine.explanations_for(backbone):
-        return None
-    placed = engine.place(engine.explain(prepared, backbone, prompts, [top], args.explain)[0], image.shape)
-    return None if engine.is_flat(placed) else _write_map(image, placed, prompts, top, args.out)
+def _draws(backbone: Backbone, args: argparse.Namespace) -> engine.Seen:
+    """Writes the map of an answer's first class, where one can be made and there is something to see."""
 
+    def drawn(
+        image: Image, prepared: engine.Input, prediction: engine.Prediction, prompts: engine.PromptSet, frames: int
+    ) -> str | None:
+        if prompts.class_embeddings is None or args.explain not in engine.explanations_for(backbone):
+            return None
+        top = prediction.ranked()[0][0]
+        placed = engine.place(engine.explain(prepared, backbone, prompts, [top], args.explain)[0], image.shape)
+        return None if engine.is_flat(placed) else _write_map(image, placed, prompts, top, args.out)
 
-def _as_asked(image: Image, args: argparse.Namespace) -> Image:
-    """What looks like burned-in text is covered where that was asked for."""
-    return engine.cover(image, engine.find_text(image)) if args.cover_text else image
-
-
-def _one(series: engine.Series, backbone: Backbone, sets: list[engine.PromptSet], args: argparse.Namespace) -> list[dict]:
-    """One frame, and a row for each prompt set."""
-    index = (args.frame or 1) - 1
-    image = _as_asked(series.frame(index, args.window), args)
-    prepared, found_text = engine.prepare(image, backbone.preprocess), engine.find_text(image)
-    rows = []
-    shared = engine.embed([prepared], backbone)[0]  # one image forward for all shared-image sets
-    for prompts in sets:
-        features = shared if prompts.is_shared_image else engine.embed([prepared], backbone, prompts.visual_prompt)[0]
-        prediction = engine.read_off(features, backbone, prompts)
-        written = _map(image, prepared, backbone, prompts, prediction.ranked()[0][0], args)
-        rows.append(engine.result_row(series, image, prediction, prompts, written, found_text, index))
-    return rows
-
-
-def _all(series: engine.Series, backbone: Backbone, sets: list[engine.PromptSet], args: argparse.Namespace) -> list[dict]:
-    """All frames, pooled, and a row for each prompt set; the map is of the frame that speaks most for the first class."""
-    curve = None
-
-    def prepared(image: Image) -> engine.Input:
-        return engine.prepare(_as_asked(image, args), backbone.preprocess)
-
-    for curve in engine.curves(series, prepared, engine.scorer(backbone, sets), args.window):
-        _images_done(curve.done, curve.total)
-    assert curve is not None  # a series has a frame
-    rows = []
-    for column, prompts in enumerate(sets):
-        prediction, index = engine.pooled(curve, column, args.pool, backbone, prompts)
-        image = _as_asked(series.frame(index, args.window), args)
-        prepared_frame = engine.prepare(image, backbone.preprocess)
-        written = _map(image, prepared_frame, backbone, prompts, prediction.ranked()[0][0], args)
-        pooling = engine.pooling_row(curve, column, args.pool, prompts.labels)
-        rows.append(engine.result_row(series, image, prediction, prompts, written, engine.find_text(image), pooling=pooling))
-    return rows
+    return drawn
 
 
 def run_predict(args: argparse.Namespace) -> int:
@@ -137,16 +103,15 @@ def run_predict(args: argparse.Namespace) -> int:
     if args.frame is not None and (args.frame < 1 or args.pool):
         why = "--pool is for all frames" if args.pool else "frames count from 1"
         raise engine.ImageError(f"--frame {args.frame} does not fit: {why}.", "Give the number of one frame, or --pool.")
-    args.pool = args.pool or "mean"
-    args.window = engine.named_window(args.window) if args.window else None
+    look = engine.Look(
+        window=engine.named_window(args.window) if args.window else None,
+        frame=None if args.frame is None else args.frame - 1,
+        pool="" if args.frame is not None else args.pool or "mean",
+        cover_text=args.cover_text,
+    )
     opened = engine.open_all(args.files, _files_read)
-    rows: list[dict[str, Any]] = []
-    for series in opened.series:
-        try:
-            rows += (_one if series.frames == 1 or args.frame is not None else _all)(series, backbone, sets, args)
-        except engine.EngineError as error:
-            rows.append(engine.error_row(list(series.files), backbone.id, error))
-    rows += [engine.error_row([name], backbone.id, error) for name, error in opened.refused]
+    found = engine.predict_all(opened, backbone, sets, look, seen=_draws(backbone, args), progress=_images_done)
+    rows = [row for row in found if row["status"] != "skipped"]  # hidden files and the like, which nobody named
     failed = [row for row in rows if row["status"] == "error"]
     if args.json:
         print(json.dumps({"schema": 1, "notice": engine.NOTICE, "results": rows}, indent=1))
@@ -441,6 +406,46 @@ def run_erase(args: argparse.Namespace) -> int:
     return 0
 
 
+# --- workspace -------------------------------------------------------------------------------------------------------
+
+
+def run_workspace(args: argparse.Namespace) -> int:
+    url = args.url if args.url is not None else os.environ.get("PROMPTSCOPE_DATABASE_URL", "")
+    if args.what == "restore":
+        return _told(args, engine.restore(args.file, args.folder, url).holdings())
+    if not any((args.folder / name).is_file() for name in ("key", "workspace.sqlite3")):
+        raise engine.DataError(f"There is no workspace at {str(args.folder)!r}.", "Name its folder with --folder.")
+    workspace = engine.Workspace(args.folder, url)
+    if args.what == "status":
+        return _told(args, workspace.holdings())
+    if args.what == "backup":
+        return _told(args, {"written": str(engine.back_up(workspace, args.file))})
+    if args.what == "check":
+        found = engine.check(workspace)
+        _told(args, {"faults": found} if args.json or found else {"faults": "none"})
+        return 1 if found else 0
+    if args.older_than is not None:
+        if args.task is not None or args.patient is not None:
+            raise engine.DataError(
+                "--older-than is of all tasks and patients, and does not go with --task or --patient.", "Give one of them."
+            )
+        return _told(args, {"cases erased": engine.erase_older(workspace, args.older_than)})
+    if args.task is None or args.patient is None:
+        raise engine.DataError("Nothing is named to erase.", "Give --task T --patient P3, or --older-than DAYS.")
+    sets = engine.learned_from(workspace, args.task)
+    erased = engine.erase_patient(workspace, args.task, args.patient)
+    return _told(args, {"cases erased": erased, "prompt sets that learned from the task": sets})
+
+
+def _told(args: argparse.Namespace, found: dict[str, Any]) -> int:
+    if args.json:
+        print(json.dumps({"schema": 1} | found, indent=1))
+    else:
+        for name, value in found.items():
+            print(f"{name.replace('_', ' '):12} {', '.join(value) if isinstance(value, list) else value}")
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m engine", description=f"PromptScope's engine. {engine.NOTICE}")
     verbs = top.add_subparsers(dest="verb", required=True)
@@ -540,6 +545,27 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("files", nargs="*", metavar="FILE", help="a patient's files or folders, as they were read")
     p.add_argument("--older-than", type=float, default=None, metavar="DAYS", help="whatever was made earlier")
     p.add_argument("--json", action="store_true")
+
+    workspace = verb("workspace", run_workspace, "What the page keeps: status, backup, restore, erase, check.")
+    whats = workspace.add_subparsers(dest="what", required=True)
+    for what, words in (
+        ("status", "How much is there."),
+        ("backup", "Everything in one file, images included."),
+        ("restore", "A backup into a folder (and database) where nothing is yet."),
+        ("erase", "A patient, or what is older than some days, out of everything."),
+        ("check", "What does not hold together; exit code 1 where something does not."),
+    ):
+        p = whats.add_parser(what, help=words, description=words)
+        p.set_defaults(run=run_workspace)
+        if what in ("backup", "restore"):
+            p.add_argument("file", type=Path, metavar="FILE")
+        if what == "erase":
+            p.add_argument("--task", default=None, help="id of the task in which the patient is called so")
+            p.add_argument("--patient", default=None, metavar="P3", help="as the page shows it")
+            p.add_argument("--older-than", type=float, default=None, metavar="DAYS", help="cases that were added earlier")
+        p.add_argument("--folder", type=Path, default=engine.workspace_folder(), help="default: the page's")
+        p.add_argument("--url", default=None, help="of its database (default: PROMPTSCOPE_DATABASE_URL)")
+        p.add_argument("--json", action="store_true")
 
     p = verb("bench", bench.run, "Performance ratios, measured in one run on this machine.")
     p.add_argument("--only", nargs="+", default=None, metavar="KEY", help=", ".join(bench.KEYS))

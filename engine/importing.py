@@ -94,6 +94,12 @@ def import_checkpoint(
     return replace(made, card=made.card | about)
 
 
+def checkpoint_methods(path: str | Path) -> tuple[str, ...]:
+    """The methods that a file could be an upstream checkpoint of. Raises PromptSetError where it is none."""
+    with Checkpoint(path) as file:
+        return _candidates(file)
+
+
 def candidates(names: Iterable[str]) -> tuple[str, ...]:
     """The methods whose upstream trainers leave these names in a state_dict; none where there is no context."""
     names = set(names)
@@ -116,13 +122,18 @@ def candidates(names: Iterable[str]) -> tuple[str, ...]:
     return ("biomedcoop", "biomed-dpt") if has("image_encoder.") else ("coop", "prograd")
 
 
-def _kind(file: Checkpoint, method: str | None) -> str:
+def _candidates(file: Checkpoint) -> tuple[str, ...]:
     found = candidates(file.tensors)
     if not found:
         raise PromptSetError(
             f"The checkpoint {file.name!r} has no learned context (ctx).",
             "It should be of BiomedCoOp, Biomed-DPT or MedPromptCLIP.",
         )
+    return found
+
+
+def _kind(file: Checkpoint, method: str | None) -> str:
+    found = _candidates(file)
     if method == "medpromptclip-few-shot":
         raise PromptSetError(
             "MedPromptCLIP's few-shot stage also changed the image tower, which a prompt set cannot hold.",

@@ -111,6 +111,15 @@ class PromptSet:
             "Make it again with these weights.",
         )
 
+    def is_same(self, other: PromptSet) -> bool:
+        """The same in all but the name."""
+        if self.card | {"name": other.name} != other.card:
+            return False
+        how = [(p.insert, p.literal) if p else None for p in (self.visual_prompt, other.visual_prompt)]
+        mine, theirs = (safetensors.numpy.load(each._packed({})) for each in (self, other))
+        equal = mine.keys() == theirs.keys() and all(np.array_equal(mine[k], theirs[k]) for k in mine)
+        return equal and how[0] == how[1]
+
     def save(self, folder: str | Path) -> Path:
         """Writes prompts.safetensors and card.json; returns the folder."""
         folder = Path(folder)
@@ -124,8 +133,16 @@ class PromptSet:
         """One file to send: the tensors, with the card in their header. `load` reads it too."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._packed({"labels": json.dumps(self.labels), "card": json.dumps(self.card, sort_keys=True)}))
+        path.write_bytes(self._exported())
         return path
+
+    @property
+    def size(self) -> int:
+        """Bytes of the exported file."""
+        return len(self._exported())
+
+    def _exported(self) -> bytes:
+        return self._packed({"labels": json.dumps(self.labels), "card": json.dumps(self.card, sort_keys=True)})
 
     def _packed(self, metadata: dict[str, str]) -> bytes:
         tensors = self.head.tensors() | {f"learned.{name}": value for name, value in self.learned.items()}
@@ -239,7 +256,8 @@ def _read_tensors(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[st
         raise PromptSetError(f"The prompt set {name!r} has no prompts.safetensors.") from None
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise PromptSetError(
-            f"The tensors of the prompt set {name!r} cannot be read ({type(error).__name__}).", "Import it again."
+            f"The tensors of the prompt set {name!r} cannot be read: the file is damaged, or is no prompt set.",
+            "Import it again.",
         ) from error
 
 

@@ -1,7 +1,9 @@
-"""The rows of `predict --json`, the same for the command line and the page's API. Documented in the README."""
+"""The rows of `predict --json`, the same for the command line and the page's API, and as a table. Documented in the README."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -124,3 +126,59 @@ def error_row(files: list[str], backbone: str, error: EngineError) -> dict[str, 
         "warnings": [],
         "map": None,
     }
+
+
+# Columns of the table; then one for each class, as in "p(benign tumor)".
+COLUMNS = (
+    "files",  # names, separated by "; "
+    "status",  # ok, error or skipped
+    "error",  # the sentence, where status is not ok
+    "backbone",
+    "prompt_set",
+    "device",
+    "top_class",
+    "top_probability",
+    "calibrated",  # true only where a temperature was fitted
+    "frame",  # from 1; empty where all were pooled
+    "pooling",  # in words
+    "window_center",  # empty where no window applies
+    "window_width",
+    "warnings",  # separated by "; "
+)
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run; OWASP, CSV injection
+
+
+def csv_cell(value: Any) -> str:
+    """A value as a cell that no spreadsheet runs: a text that looks like a formula gets an apostrophe before it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return f"'{text}" if text.startswith(FORMULAS) else text
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as a table that a spreadsheet opens; see COLUMNS."""
+    labels = list(dict.fromkeys(label for row in rows for label in row["probabilities"] or ()))
+    stream = io.StringIO()
+    write = csv.writer(stream)
+    write.writerow([*COLUMNS, *(csv_cell(f"p({label})") for label in labels)])
+    for row in rows:
+        p = row["probabilities"] or {}
+        top = max(p, key=p.__getitem__) if p else None
+        window = row["window"]
+        told = {
+            "files": "; ".join(row["files"]),
+            "top_class": top,
+            "top_probability": p.get(top),
+            "pooling": row["pooling"]["words"] if row["pooling"] else None,
+            "window_center": float(window["center"]) if window else None,
+            "window_width": float(window["width"]) if window else None,
+            "warnings": "; ".join(row["warnings"]),
+        }
+        cells = row | told
+        write.writerow([csv_cell(cells[name]) for name in COLUMNS] + [csv_cell(p.get(label)) for label in labels])
+    return stream.getvalue()

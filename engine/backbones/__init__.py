@@ -3,13 +3,15 @@ own: `open_clip:MODEL/TAG` or `open_clip:hf-hub:OWNER/NAME`."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.backbones.base import Backbone
 from engine.errors import BackboneError
 from engine.registry import Registry
 
-# Each has load(device, dtype) -> Backbone and present() -> Path | None (its files on this machine).
+# Each has load(device, dtype) -> Backbone, present() -> Path | None (its files on this machine) and published() -> _hub.Published.
 BACKBONES = Registry(
     "backbone",
     BackboneError,
@@ -23,6 +25,45 @@ BACKBONES = Registry(
         "pmc-clip-l14": "engine.backbones.pmc_clip_l14:MODEL",
     },
 )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is known of a backbone's weights without loading them. folder : on this machine, or None; place : where, in words;
+    size : in bytes, of the files there; dim : of the joint space; fetched_from : repositories of the hub, none where the weights
+    come with this one."""
+
+    id: str
+    folder: Path | None
+    place: str
+    size: int
+    dim: int
+    licence: str
+    fetched_from: tuple[str, ...]
+
+
+def weights(name: str) -> Weights:
+    """Asks this machine only, never the network. Raises BackboneError."""
+    from engine.backbones import _hub
+
+    folder, about = BACKBONES[name].present(), BACKBONES[name].published()
+    files = {file for each in about.repositories for file in each.files}
+    parts = [p for p in folder.rglob("*") if p.is_file() and (not files or p.name in files)] if folder else []
+    variable = _hub.variable(name)
+    place = "not on this machine"
+    if folder:
+        place = "in this repository"
+        if about.repositories:
+            place = f"the folder that {variable} names" if os.environ.get(variable) else "the hub's cache on this machine"
+    return Weights(
+        name,
+        folder,
+        place,
+        sum(p.stat().st_size for p in parts),
+        about.dim,
+        about.licence,
+        tuple(map(str, about.repositories)),
+    )
 
 
 def load_backbone(name: str, device: str = "cpu", dtype: str = "float32") -> Backbone:

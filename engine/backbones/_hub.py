@@ -19,6 +19,8 @@ from torch import Tensor
 from engine.backbones._openclip import CLIP_PREPROCESS, CONFIG, WEIGHTS, Files, OpenCLIP, load, local_dir, read_weights
 from engine.errors import BackboneError
 
+UNSTATED = "not known here; see its page on the hub"
+
 
 @dataclass(frozen=True)
 class Repository:
@@ -75,25 +77,43 @@ def find(id: str, *repositories: Repository) -> tuple[list[Path], str]:
     """
     named = os.environ.get(variable(id))
     if not named:
-        return fetch(id, f"set {variable(id)} to it", *repositories)
+        return fetch(id, "", *repositories)
     if not Path(named).is_dir():
         raise BackboneError(f"{variable(id)} names {named!r}, which is no folder.")
     return [Path(named)] * len(repositories), f"local folder {named}"
 
 
 def fetch(id: str, then: str, *repositories: Repository) -> tuple[list[Path], str]:
-    """As `find`, from the offline cache or the hub. then : what to do with a folder of the files."""
-    what = " and ".join(map(str, repositories))
+    """As `find`, from the offline cache or the hub. then : what to do with a folder of the files, "" to name it by its variable."""
     cached = [folder for folder in (each.cached() for each in repositories) if folder]
     if len(cached) == len(repositories):
-        return cached, f"offline cache of {what}"
+        return cached, f"offline cache of {_named(repositories)}"
     try:
-        return [each.snapshot(offline=False) for each in repositories], f"hub, {what}"
+        return [each.snapshot(offline=False) for each in repositories], f"hub, {_named(repositories)}"
     except Exception as error:  # the hub's client raises a dozen kinds; each means that it was not reached
-        raise BackboneError(
-            f"{id!r} is not on this machine and the model hub cannot be reached ({type(error).__name__}).",
-            f"Connect once, or copy {what} into a folder and {then}.",
-        ) from error
+        raise unreached(id, repositories, type(error).__name__, then) from error
+
+
+def unreached(id: str, repositories: tuple[Repository, ...], why: str, then: str = "") -> BackboneError:
+    """then : what to do with a folder of the files"""
+    then = then or f"set {variable(id)} to it"
+    return BackboneError(
+        f"{id!r} is not on this machine and the model hub cannot be reached ({why}).",
+        f"Connect once, or copy {_named(repositories)} into a folder and {then}.",
+    )
+
+
+def _named(repositories: tuple[Repository, ...]) -> str:
+    return " and ".join(map(str, repositories))
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is known of weights before they are here. dim : of the joint space; licence : as their publisher says it."""
+
+    repositories: tuple[Repository, ...]
+    dim: int
+    licence: str
 
 
 @dataclass(frozen=True)
@@ -102,12 +122,18 @@ class HubModel:
 
     architecture : the built-in open_clip model that the weights need, its QuickGELU included; None takes any
     text_config : BERT's configuration where the folder has none
+    dim, licence : see Published
     """
 
     id: str
     repository: Repository
     architecture: str | None = None
     text_config: Path | None = None
+    dim: int = 512
+    licence: str = UNSTATED
+
+    def published(self) -> Published:
+        return Published((self.repository,), self.dim, self.licence)
 
     def present(self) -> Path | None:
         return present(self.id, self.repository)

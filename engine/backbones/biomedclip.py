@@ -17,4 +17,5 @@ MODEL = HubModel(
     "biomedclip",
     Repository(HUB_ID, REVISION, ("open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json")),
     text_config=TEXT_CONFIG,
+    licence="MIT",
 )

@@ -13,9 +13,11 @@ B16 = HubModel(
     "clip-vit-b16",
     Repository("timm/vit_base_patch16_clip_224.openai", "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d", FILES),
     architecture="ViT-B-16-quickgelu",
+    licence="MIT",
 )
 B32 = HubModel(
     "clip-vit-b32",
     Repository("timm/vit_base_patch32_clip_224.openai", "ab5b8ef490e86faa07d3523926b842c765de1de5", FILES),
     architecture="ViT-B-32-quickgelu",
+    licence="MIT",
 )

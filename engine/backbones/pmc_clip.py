@@ -45,6 +45,10 @@ def present() -> Path | None:
     return _hub.present(ID, WEIGHTS, BERT)
 
 
+def published() -> _hub.Published:
+    return _hub.Published((WEIGHTS, BERT), MODEL["embed_dim"], _hub.UNSTATED)
+
+
 def load(device: str, dtype: str) -> OpenCLIP:
     """Raises BackboneError."""
     (folder, words), source = _hub.find(ID, WEIGHTS, BERT)

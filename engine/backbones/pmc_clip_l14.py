@@ -16,4 +16,5 @@ MODEL = HubModel(
         ("open_clip_config.json", "open_clip_model.safetensors"),
     ),
     architecture="ViT-L-14",
+    dim=768,
 )

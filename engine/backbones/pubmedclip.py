@@ -26,6 +26,10 @@ def present() -> Path | None:
     return _hub.present(ID, REPOSITORY)
 
 
+def published() -> _hub.Published:
+    return _hub.Published((REPOSITORY,), 512, _hub.UNSTATED)
+
+
 def load(device: str, dtype: str) -> OpenCLIP:
     """Raises BackboneError."""
     (folder,), source = _hub.find(ID, REPOSITORY)

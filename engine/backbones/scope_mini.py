@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.backbones._openclip import OpenCLIP, local_dir
+from engine.backbones._hub import Published
+from engine.backbones._openclip import OpenCLIP, local_dir, read_config
 from engine.backbones._openclip import load as load_files
 from engine.tasks import ASSETS
 
@@ -21,3 +22,7 @@ def load(device: str, dtype: str) -> OpenCLIP:
 
 def present() -> Path | None:
     return FOLDER if FOLDER.is_dir() else None
+
+
+def published() -> Published:
+    return Published((), read_config(FOLDER)["model_cfg"]["embed_dim"], "CC BY-NC 4.0")
