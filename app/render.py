@@ -21,11 +21,16 @@ THUMB = 96  # of a thumbnail
 BY_HAND = "own"  # the window that the sliders set
 
 
-def _data(pixels: np.ndarray) -> str:
+def data_address(pixels: np.ndarray) -> str:
     """uint8 (H, W, C) as a PNG data address."""
     stream = io.BytesIO()
     PIL.Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def data_of(image: engine.Image) -> str:
+    """An image as a PNG data address."""
+    return data_address(engine.picture(image))
 
 
 def viewer(
@@ -44,9 +49,9 @@ def viewer(
     rows, columns = shape = shape or image.shape
     drawn = placed is not None and not engine.is_flat(placed)
     alt = f"{image.modality or 'Image'}, {columns} x {rows} pixels"
-    parts = [f'<img class="ps-base" src="{_data(engine.picture(image))}" alt="{escape(alt)}">']
+    parts = [f'<img class="ps-base" src="{data_address(engine.picture(image))}" alt="{escape(alt)}">']
     if placed is not None and drawn:
-        source = _data(engine.layer(placed))
+        source = data_address(engine.layer(placed))
         parts.append(
             f'<img class="ps-map" style="opacity:{opacity:.2f}" src="{source}" alt="Map: what speaks for {escape(label)}">'
         )
@@ -109,7 +114,7 @@ def preview(image: engine.Image, files: int) -> str:
     rows, columns = image.shape
     return (
         f'<figure class="ps-viewer" style="--ps-ratio:{columns / rows:.4f}"><div class="ps-stage">'
-        f'<img class="ps-base" src="{_data(engine.picture(image))}" alt="Preview"></div>'
+        f'<img class="ps-base" src="{data_address(engine.picture(image))}" alt="Preview"></div>'
         f'<figcaption><p role="status">{text.READING_FIRST.format(files=files)}</p></figcaption></figure>'
     )
 
@@ -242,7 +247,9 @@ def strip(frames: Iterable[tuple[int, engine.Image | engine.ImageError]]) -> str
         said = text.GO_TO.format(frame=index + 1)
         inside = "<span>?</span>"
         if isinstance(image, engine.Image):
-            inside = f'<img src="{_data(engine.picture(engine.smaller(image, THUMB)))}" alt=""><span>{index + 1}</span>'
+            inside = (
+                f'<img src="{data_address(engine.picture(engine.smaller(image, THUMB)))}" alt=""><span>{index + 1}</span>'
+            )
         cells.append(
             f'<button type="button" class="ps-thumb" data-frame="{index + 1}" aria-label="{said}">{inside}</button>'
         )

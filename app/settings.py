@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine import EngineError
+from engine import EngineError, workspace_folder
 
 
 class SettingsError(EngineError):
@@ -18,7 +18,9 @@ class SettingsError(EngineError):
 class Settings:
     """host, port : where the page listens; auth : (user, password) or None; upload_mb : largest file;
     device : "auto", "cpu" or "cuda"; precision : of the backbones; backbone : chosen at first; audit : a file to which
-    every answer adds a line, or None."""
+    every answer adds a line, or None; is_public : each visitor has a workspace of his own, deleted when he leaves, after
+    idle_minutes at the latest, so many visitors have room at once (max_visits), each for so much (visit_mb); workspace : the
+    folder of everybody's otherwise; database_url : of its tables, "" for SQLite in the folder; mcp : programs may use the page through the Model Context Protocol."""
 
     host: str = "127.0.0.1"
     port: int = 7860
@@ -28,6 +30,13 @@ class Settings:
     precision: str = "float32"
     backbone: str = "scope-mini"
     audit: Path | None = None
+    is_public: bool = False
+    workspace: Path = field(default_factory=workspace_folder)
+    database_url: str = ""
+    idle_minutes: int = 30
+    max_visits: int = 100
+    visit_mb: int = 500
+    mcp: bool = False
 
 
 def _number(variables: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -35,6 +44,13 @@ def _number(variables: Mapping[str, str], name: str, default: int, low: int, hig
     if not (text.isascii() and text.isdigit()) or not low <= int(text) <= high:
         raise SettingsError(f"{name} is {text!r}.", f"It should be a whole number from {low} to {high}.")
     return int(text)
+
+
+def _switch(variables: Mapping[str, str], name: str, default: bool) -> bool:
+    text = variables.get(name, str(int(default))).strip()
+    if text not in ("0", "1"):
+        raise SettingsError(f"{name} is {text!r}.", "Write 1 for yes or 0 for no.")
+    return text == "1"
 
 
 def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
@@ -48,6 +64,12 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     device = variables.get("PROMPTSCOPE_DEVICE", "auto")
     if device not in ("auto", "cpu", "cuda"):
         raise SettingsError(f"PROMPTSCOPE_DEVICE is {device!r}.", "It should be auto, cpu or cuda.")
+    is_public, url = _switch(variables, "PROMPTSCOPE_PUBLIC", on_space), variables.get("PROMPTSCOPE_DATABASE_URL", "")
+    if is_public and url:
+        raise SettingsError(
+            "PROMPTSCOPE_DATABASE_URL is set for a public page, where nothing is kept.",
+            "Set PROMPTSCOPE_PUBLIC=0, or no URL.",
+        )
     return Settings(
         host=variables.get("PROMPTSCOPE_HOST", "0.0.0.0" if on_space else "127.0.0.1"),
         port=_number(variables, port, 7860, 1, 65535),
@@ -57,4 +79,11 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         precision=variables.get("PROMPTSCOPE_PRECISION", "float32"),
         backbone=variables.get("PROMPTSCOPE_BACKBONE", "scope-mini"),
         audit=Path(variables["PROMPTSCOPE_AUDIT"]) if variables.get("PROMPTSCOPE_AUDIT") else None,
+        is_public=is_public,
+        workspace=workspace_folder(variables),
+        database_url=url,
+        idle_minutes=_number(variables, "PROMPTSCOPE_IDLE_MINUTES", 30, 1, 1440),
+        max_visits=_number(variables, "PROMPTSCOPE_MAX_VISITS", 100, 1, 10_000),
+        visit_mb=_number(variables, "PROMPTSCOPE_VISIT_MB", 500, 1, 1_000_000),
+        mcp=_switch(variables, "PROMPTSCOPE_MCP", False),
     )

@@ -29,7 +29,6 @@ FRAME = "Frame of {frames}"
 WINDOW = "Window"
 WINDOW_INFO = "Centre / width. What you see is what is classified. You can type centre, width."
 AS_FILE = "As the file asks, else automatic"
-ABSENT = "{name} (not on this machine)"
 BY_HAND = "By hand"
 CENTER = "Window centre"
 WIDTH = "Window width"
@@ -79,3 +78,503 @@ STRIP = "Frames of this series"
 GO_TO = "Go to frame {frame}"
 OWN_WINDOW = "File {number} {name}: {numbers}"
 AUTOMATIC = "Automatic, from the pixels"
+
+# Signing in, and what is refused at the door (app.guard, app.visits)
+USER = "User name"
+PASSWORD = "Password"
+ENTER = "Sign in"
+SIGN_IN_FIRST = "This page has a password. Sign in at /login, or send user name and password as HTTP Basic."
+WRONG_PASSWORD = "User name or password is wrong. Try again."
+WAIT_TO_SIGN_IN = "There were several wrong passwords from this address. Wait {seconds} seconds, then try again."
+TOO_LARGE = "This is more than the page takes at once. Send fewer or smaller files."
+NOTHING_FETCHED = "This page fetches nothing from other addresses. Upload the file itself."
+
+# Teach
+
+STEPS = (
+    ("1", "What do you want to tell apart?", ""),
+    ("2", "Your images", ""),
+    ("3", "Teach", ""),
+)
+NO_TASK = "There is no question yet. Make one in step 1: then bring images, give them classes, and teach."
+NO_CASES = "No images yet. Bring some in step 2: folders that are named like the classes give their images these classes."
+NO_MATCH = "No image is of this kind. Choose another filter above."
+TASK = "Question"
+NEW_TASK = "A new question"
+KNOWN = "Start from a known one"
+KNOWN_INFO = "Its classes and descriptions are written already"
+ADOPT = "Use this one"
+OR_OWN = "or write your own"
+TASK_TITLE = "What is asked?"
+TASK_TITLE_HINT = "Benign or malignant on ultrasound"
+TASK_CLASSES = "Classes, one a line"
+TASK_CLASSES_HINT = "benign = An oval mass with smooth margins.\nmalignant = An irregular mass with a shadow.\nnormal"
+TASK_CLASSES_INFO = "After = you may describe it, in sentences: some methods learn from these words"
+MODALITY = "Kind of image"
+MODALITIES = ("any", "ultrasound", "X-ray", "CT", "MRI", "OCT", "dermoscopy", "fundus photograph", "histopathology", "endoscopy", "mammography")  # fmt: skip
+ORGAN = "Organ"
+MAKE = "Make this question"
+CHANGE_TASK = "Change or remove this question"
+CHANGE_INFO = "Each line is a class. Write over it to rename it, add = and sentences to describe it anew, add lines for new classes. The Library shows all descriptions."
+CHANGE = "Save changes"
+REMOVE_TASK = "Remove this question"
+RESTORE_TASK = "Bring “{title}” back (for a day)"
+CHANGED = "The changes are saved."
+LINES = "{lines} lines are left for {classes} classes."
+LINES_HINT = "Classes can be renamed and added, not taken away: their images would lose them."
+BRING = "Drop images here: files, folders or a zip"
+BRING_INFO = "A folder that is named like a class gives its images this class. A CSV (path, label, patient) does, too."
+BRING_PRIVACY = "Names and identifiers stay outside; patients become P1, P2."
+BRING_MORE = "DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, WebP, BMP"
+BRING_FILES = "Choose files"
+BRING_FOLDER = "Choose a folder"
+BRING_FIRST = "First say in step 1 what you want to tell apart."
+SENDING = "Sending files"
+SEND_FAILED = "The files did not arrive. Check the connection, and that no file is larger than {mb} MB; then try again."
+COMING = "Files are read: {share}"
+ADDED = "{cases} new images."
+ADDED_NONE = "No new image."
+CAME_LABELLED = "{count} came with their class."
+AGAIN = "{count} were here already and were not added twice."
+CONTRARY = "{count} of these came with another class, patient, group or split now; they keep what they have."
+REMOVED_HERE = "Left behind at the door: {what}."
+UNKNOWN = "The folder or value {name} is no class of this question ({count} images)."
+AS_CLASS = "Make it a class"
+LEFT_OUT = "{count} files were left out"
+SENT_BADLY = "What the page sent is not understood."
+NOT_UPLOADED = "{name!r} is no file that was uploaded to this page."
+NOT_UPLOADED_HINT = "Upload it: addresses and paths of other machines are not opened."
+NOTHING_BROUGHT = "You have brought nothing to this page yet."
+NOTHING_BROUGHT_HINT = "Make a question, or take over a known one, first."
+VISIT_FULL = "{coming:.0f} MB would come to the {stored:.0f} MB of your visit, for which there is room for {most} MB."
+VISIT_FULL_HINT = "Delete what you do not need, or run PromptScope yourself."
+TOO_FEW = "{got} values came, and {needed} are needed."
+BALANCE = "Images and patients of each class"
+CLASS = "Class"
+IMAGES = "Images"
+PEOPLE = "Patients"
+LABELLED = "{labelled} of {cases} images have a class."
+PATIENTS = "{known} patients. No patient is both learned from and tested on."
+PATIENTS_SOME = (
+    "{known} patients; {alone} images name none, and count as one each. No patient is both learned from and tested on."
+)
+PATIENTS_NONE = "The images name no patient: each counts as one of its own."
+FEW = "Fewer than {few} images: {names}. The result will be uncertain."
+CLASSES = "{count} classes"
+KEEPING = "Back up and delete"
+KEEPING_INFO = "Images, classes and trainings stay on the machine that serves this page until you delete them here."
+KEEPING_VISIT = "This is a public page: everything here is deleted when you leave, at the latest {minutes} minutes after you were last seen."
+BACK_UP = "Save a backup"
+BACKUP_LARGE = "The backup has {megabytes} MB or more; at most {most} MB pass through the page."
+BACKUP_HINT = "On the machine that serves it: python -m engine workspace backup FILE."
+BACKUP_HINT_PUBLIC = "Delete images that you do not need in it."
+BACKUP_INFO = "One file with your images, classes and trainings. Keep it as you keep patients' images."
+PATIENT = "Patient"
+ERASE_PATIENT = "Delete this patient"
+ERASE_CASES_SURE = "Delete {count} images for good? Their files, classes and results go, too. This cannot be undone."
+ERASE_PATIENT_SURE = (
+    "Delete everything of {patient} ({count} images here, and those in other questions) for good? This cannot be undone."
+)
+LEARNED_FROM = "Saved prompt sets stay unless they keep features of images: {names}."
+ERASE_YES = "Delete for good"
+ERASE_NO = "Keep"
+ERASED = "{count} images are deleted."
+NONE_TO_ERASE = "No image is chosen."
+NONE_TO_ERASE_HINT = "Click the images first."
+
+SORTS = (
+    ("as they came", "came"),
+    ("least sure first", "unsure"),
+    ("without class first", "unlabelled"),
+    ("by class", "label"),
+)
+SORT = "Order"
+FILTER = "Show"
+FILTER_ALL = "all images"
+FILTER_NONE = "without class"
+FILTER_TWINS = "look-alikes"
+TOOLS = "Give the chosen images a class"
+NONE_CHOSEN = "None chosen"
+CHOSEN = "{} chosen"
+NO_LABEL = "no class"
+UNDO = "Undo"
+ALL_HERE = "All here"
+NONE = "None"
+ENLARGE = "Enlarge"
+ERASE = "Delete"
+GRID = "Images"
+GRID_HELP = (
+    "Click chooses, Shift and Ctrl choose several; a number gives the class, 0 takes it away, U undoes, arrows move, "
+    "Enter enlarges. ≈ marks an image that looks like another one."
+)
+CASE = "Image {number}"
+OF_PATIENT = "patient {patient}"
+TWIN = "looks like image {number}"
+GUESS = "the model thinks {name}, {sure}"
+GUESSES = "Below each class, what the model thinks and how sure it is: {by}"
+GUESSED_FROM_WORDS = "before it is taught, from the names of the classes alone."
+GUESSED_BY = "after your training of {when}."
+GUESSING = "The model looks at the images: {done} of {total}"
+GIVEN = "{count} images: {name}"
+UNDONE = "Taken back for {count} images."
+NOTHING_TO_UNDO = "There is nothing to take back."
+LOST = "The page had no answer for a while. The images now show what is saved: look at the last classes that you gave."
+PREVIOUS = "← Previous"
+NEXT_PAGE = "Next →"
+PAGES = "{first} to {last} of {total}"
+CLOSE = "Close"
+MODEL_THINKS = "What the model thinks"
+
+BUDGET = "How"
+BUDGETS = {
+    "quick": ("Quick", "about a second"),
+    "standard": ("Standard", "learns better words for your classes"),
+    "words": ("Words alone", "from descriptions, without images"),
+}
+LAST_TIME = "last time {time}"
+ADVANCED = "Advanced"
+METHOD = "Method"
+METHOD_TITLES = {
+    "zero-shot": "Zero-shot",
+    "description-ensemble": "Description ensemble",
+    "coop": "CoOp",
+    "cocoop": "CoCoOp",
+    "kgcoop": "KgCoOp",
+    "prograd": "ProGrad",
+    "biomedcoop": "BiomedCoOp",
+    "biomed-dpt": "Biomed-DPT",
+    "medpromptclip": "MedPromptCLIP",
+    "medpromptclip-few-shot": "MedPromptCLIP, then few shots",
+    "clip-adapter": "CLIP-Adapter",
+    "tip-adapter": "Tip-Adapter",
+    "tip-adapter-f": "Tip-Adapter-F",
+    "linear-probe": "Linear probe",
+    "lp++": "LP++",
+}
+VIEWS = "Views of each image"
+VIEWS_INFO = "The plain one and random crops of it"
+SEED = "Seed"
+SEED_INFO = "The same seed gives the same result"
+OPTIONS = "Options of the method"
+OPTIONS_INFO = "One a line, name = value; the paper's are filled in"
+OPTION_LINE = "{line!r} is no option."
+OPTION_LINE_HINT = "Write one a line, as in: epochs = 50."
+OPTION_UNKNOWN = "The method {method} has no option {name!r}."
+OPTION_UNKNOWN_HINT = "It has: {names}."
+OPTION_VALUE = "The option {name!r} cannot be {value!r}."
+OPTION_VALUE_HINT = "An example is {example!r}."
+TEACH = "Teach"
+RESUME = "Go on"
+TRAINING = "Training"
+WAITING = "waits: number {position} in the queue"
+NEXT = "is next"
+STARTING = "begins"
+STAGES = {"reading": "looks at the images", "learning": "learns", "checking": "is tested on held-out images"}
+STOPPING = "is stopping"
+STOPPED = "is stopped. Go on continues where it was."
+DONE = "is done. The result stands on the right."
+FAILED = "did not work"
+STEP = "{done} of {of}"
+REMAINING = "about {time} left"
+UNDER_A_SECOND = "under a second"
+CURVE = "Epoch {epoch}: error {loss}"
+LOSS = "error while learning (left)"
+HELD_OUT_SO_FAR = "right on held-out images (right)"
+EPOCHS = "epoch"
+
+IMAGES_TAB = "Images"
+RESULT_TAB = "Result"
+NO_RESULT = "No result yet. After a training it says here, in words first, whether it helped."
+TRAININGS = "Training"
+CARE = "Read with care"
+ARMS_CAPTION = "On images that it did not learn from; small: 95 % interval"
+ARMS = {
+    "tuned": "What you taught",
+    "zero-shot": "The model with one sentence a class, before any teaching",
+    "baseline": "The simplest thing that could be learned from the same images",
+}
+METRIC_NAMES = {
+    "accuracy": ("Right answers", "Accuracy: the share of images whose likeliest class is their own"),
+    "balanced_accuracy": ("Right, each class counting the same", "Balanced accuracy: the mean over classes of the share that is recognised"),
+    "auroc": ("Ranking (AUROC)", "How often an image of a class is ranked above one of another; 0.5 is chance, 1 is perfect"),
+    "ece": ("Over- or underconfidence (ECE)", "How far the stated probabilities are from how often they are right; 0 is best"),
+}  # fmt: skip
+AS_PERCENT = ("accuracy", "balanced_accuracy")
+CONFUSION = "Rows: your class. Columns: the answer. Click a number to see these images."
+CELL = "{count} of “{truth}” were taken for “{answer}”"
+RECOGNISED = "{truth}: recognised, {sure}"
+TAKEN_FOR = "{truth}: taken for {answer}, {sure}"
+IN_CELL = "“{truth}” taken for “{answer}”"
+HARDEST = "The hardest images"
+ERASED_SINCE = "{count} images of this result have been deleted since."
+DESIGNS = {
+    "cross-validated": "Every image was tested by a model that had not learned from it or from its patient ({folds} parts took turns).",
+    "held-out": "Tested on the images that you had set apart for that.",
+    "words-alone": "It learned from words alone; every image with a class was a test.",
+    "none": "Nothing could be held out, so nothing is known of how good it is.",
+}
+SPENT = "It took {time}; the prompt set has {kilobytes} kB."
+SET_NAME = "Name"
+SET_NAME_INFO = "Of the prompt set: letters, digits, - and _"
+SAVE = "Save"
+SAVED = "Saved as “{name}”. Read and Compare offer it among the questions."
+USE = "Use in Read"
+EXPORT = "Download to share"
+EXPORT_INFO = "The file holds what was learned, and counts: no image, no name, no identifier."
+EXPORT_CACHE = "Attention: this method keeps what the model sees in your images (features) in the set. Treat the file as you treat the images."
+FILES_GIVEN = (
+    "A file is given as an upload (gradio_client: handle_file), or through MCP as data:;base64, and its content, or as the address "
+    "of an upload to this page."
+)
+NOT_BASE64 = "This file is not understood. Write data:;base64, and its content in base64."
+
+# --- Batch ------------------------------------------------------------------------------------------------------------
+
+BATCH_ABOUT = (
+    "Many images, one table: choose the question, then drop files, a folder or a zip. Every file gets a row, those that cannot be "
+    "read as well. Copies without names and identifiers are held until you press Clear or leave."
+)
+BATCH_QUESTIONS = "Questions"
+BATCH_QUESTIONS_INFO = "One or more; each image gets a row for each"
+BATCH_POOL = "Of a volume, take"
+BATCH_MIDDLE = "the middle slice alone"
+BATCH_POOLS = (
+    ("mean of all slices", "mean"),
+    ("each class's highest of all slices", "max"),
+    ("mean of the 5 highest slices", "top-k"),
+)
+BATCH_COVER = "Cover what looks like text first"
+BATCH_GO = "Classify"
+BATCH_STARTING = "Starting"
+BATCH_CLASSIFYING = "Classifying: {done} of {total} images"
+BATCH_STOPPED = "Stopped."
+BATCH_STOPPED_AT = "Stopped. {done} of {total} images are read."
+BATCH_EMPTY = "No table yet"
+BATCH_EMPTY_HINT = "Drop images on the left. The table grows while they are read."
+BATCH_NOTHING = "There are no files to classify."
+BATCH_NOTHING_HINT = "Drop some first."
+BATCH_NO_QUESTION = "No question is chosen."
+BATCH_NO_QUESTION_HINT = "Choose one or more, up to {most}."
+BATCH_MANY_QUESTIONS = "{count} questions are chosen."
+BATCH_MANY_QUESTIONS_HINT = "Choose up to {most}."
+BATCH_HIDDEN = "Passed over: a hidden file, as systems leave them in folders."
+BATCH_AGAIN = "Passed over: the same file came more than once."
+BATCH_COUNTS = {"ok": "{count} read", "error": "{count} failed", "skipped": "{count} passed over"}
+BATCH_CARE = "{count} to read with care"
+BATCH_STATUS = {"ok": "read", "error": "failed", "skipped": "passed over"}
+BATCH_QUESTION = "Question"
+BATCH_HEAD = ("", "Status", "File", BATCH_QUESTION, "Answer", "Probability", "Care")
+BATCH_FOR_ALL = "Read all answers with care"
+BATCH_FRAME = "Slice {frame}."
+BATCH_FILES = "{first} and {more} more"
+BATCH_MORE = "The first {shown} of {all} rows are shown; the downloads have all."
+BATCH_NONE_OF_THESE = "No row is of this kind."
+BATCH_ONLY = (("all rows", ""), ("failed only", "error"), ("with care only", "care"))
+BATCH_CSV = "Save as CSV"
+BATCH_JSON = "Save as JSON"
+
+# Compare
+
+COMPARE_IMAGE = "On one image"
+COMPARE_CASES = "On labelled images"
+COMPARE_IMAGE_HELP = "Up to eight prompt sets look at the same image, side by side."
+COMPARE_CASES_HELP = "Which way of teaching works best on the images that you labelled in the tab Teach? Each set is judged only on images that it has not learned from."
+WHICH_IMAGE = "Image"
+FROM_READ = "Open in Read: {title}"
+NOTHING_IN_READ = "The one open in Read (none is open yet)"
+EXAMPLE = "Example: {title}"
+CHOOSE_SETS = "Prompt sets"
+CHOOSE_SETS_INFO = "Up to eight; those that answer the same question stand first"
+COMPARE_GO = "Compare"
+WHOSE_MAP = "The maps show what speaks for"
+OWN_ANSWER = "each one's own answer"
+COMPARE_EMPTY = "Choose an image and prompt sets. What each of them says appears here, side by side."
+CASES_EMPTY = "Choose a question and what to compare. The answer appears here, in words first."
+NO_TASK_YET = "No images are labelled yet. Make a question and label some in the tab Teach; then come back."
+NO_AGREEMENT = "These sets ask different questions, so their answers cannot agree or disagree."
+ONE_SET = "One set alone: choose a second one to compare it with."
+ONE_SCALE = "All maps share one scale: where one is pale, little speaks for its class."
+NO_MAP_HERE = "This kind of set has no map."
+FLAT_HERE = "Its map is flat: no place stands out."
+MAP_OF = "What speaks for {name}"
+MAP_PALE = "What speaks for {name}: too little to be seen beside the others"
+WHICH_TASK = "Question"
+WHICH_TASK_INFO = "In brackets: how many of its images are labelled"
+TASK_CASES = "{title} ({labelled})"
+CHOOSE_RIVALS = "Compare"
+CHOOSE_RIVALS_INFO = (
+    "Up to eight. The first is what the others are compared with. “Train now” teaches it first, from the same images"
+)
+OF_WORDS = "{method}, from words alone"
+OF_LIBRARY = "{method}, from the library"
+OF_YOURS = "{method}, yours ({name})"
+YOURS = "{method}, yours"
+OF_TRAINING = "{method}, training of {when}"
+TRAINED_HERE = "{method}, trained here"
+TRAIN_NOW = "{method}: train now"
+FIRST_TRAINED = "{count} of these will be trained first, one after another, on the same parts of your images."
+TRAINING_FIRST = "These are trained first. The comparison begins by itself when they are done."
+NOT_TRAINED = "{name} was not trained: {why}"
+WAS_STOPPED = "it was stopped."
+NOT_COMPARED = "Left out"
+READING_CASES = "Looking at the images: {done} of {total}"
+NUMBERS = "How good is each one?"
+NUMBERS_HELP = "Small: 95 % interval. The line shows it from 0 to 1, the dot is the value."
+SHARED_FORWARD = "* The image is looked at once for all sets with a star, however many they are."
+ONE_OF_SETS = "Prompt set"
+DIFFERENCE = "Against the first"
+THE_FIRST = "the first"
+IMAGE_TIME = "Time for an image"
+SET_SIZE = "Size"
+NOT_DEFINED = "not defined here"
+POINTS = "{value} points"
+RIGHT_WHERE = "Who is right where?"
+RIGHT_WHERE_HELP = (
+    "Below each image: its number, your class, and what else was said. Rest the pointer on one to read what each set said."
+)
+SAID_ELSE = "said: {names}"
+MORE_IMAGES = "and {count} more"
+CALIBRATION = "Do the probabilities mean what they say?"
+CALIBRATION_HELP = "Each dot: images that got about this probability, and the share of them that was right; a larger dot is more images. On the line is honest, below it too sure."
+BIN = "{count} images: given {given}, right {right}"
+GIVEN_P = "given"
+SAY_THE_SAME = "How often do two say the same?"
+KAPPA = "kappa: agreement beyond chance; 1 is always, 0 is chance."
+TAKE_ALONG = "Take along"
+AS_CSV = "Table (CSV)"
+AS_PNG = "Plots (PNG)"
+AS_HTML = "Report (HTML)"
+WITH_IMAGES = "Show the images in the report"
+WITH_IMAGES_INFO = "Off: the report holds numbers and plots only, and nothing of a patient"
+NOT_COMPARABLE = "{value!r} is nothing that can be compared here."
+NOT_COMPARABLE_HINT = "The endpoint comparable lists what can."
+TRAIN_FIRST = "{value!r} has to be trained first."
+TRAIN_FIRST_HINT = "The endpoint train does; then name it as training:ID."
+FORMS = "A report can be html or csv, not {form!r}."
+
+# --- Library ----------------------------------------------------------------------------------------------------------
+
+LIBRARY_SETS = "Prompt sets"
+LIBRARY_BACKBONES = "Backbones"
+LIBRARY_DESCRIPTIONS = "Descriptions"
+LIBRARY_SEARCH = "Search"
+LIBRARY_SEARCH_HINT = "a class, a body part, a name"
+LIBRARY_ANY = "any"
+LIBRARY_FILTER_TASK, LIBRARY_FILTER_MODALITY, LIBRARY_FILTER_BACKBONE, LIBRARY_FILTER_METHOD = (
+    "Task",
+    "Kind of image",
+    "Backbone",
+    "Method",
+)
+LIBRARY_FILTERS = "Filters"
+LIBRARY_WHOSE = (("all", ""), ("mine", "own"), ("shipped", "shipped"))
+LIBRARY_COUNT = "{shown} of {all} prompt sets"
+LIBRARY_NONE = "No prompt set fits. Clear a filter, teach one in Teach, or bring one below."
+LIBRARY_CHOOSE_ONE = "Choose a prompt set on the left to read its card."
+LIBRARY_YOURS = "yours"
+LIBRARY_YOURS_WORDS = "This set is in your workspace."
+LIBRARY_SHIPPED_WORDS = "This set comes with PromptScope and cannot be deleted."
+LIBRARY_UNUSABLE = "This set cannot be used"
+LIBRARY_CLASSES_WORD = "classes"
+LIBRARY_FROM_IMAGES = "from {images} images"
+LIBRARY_FROM_WORDS = "from words alone"
+LIBRARY_FROM_WORDS_LONG = "Words alone; it has seen no image."
+LIBRARY_UP_TO_SHOTS = ", up to {shots} of each class"
+LIBRARY_TELLS_APART, LIBRARY_HOW_MADE, LIBRARY_LEARNED_FROM, LIBRARY_SHELF_BACKBONE = (
+    "Tells apart",
+    "Made by",
+    "Learned from",
+    "Backbone",
+)
+LIBRARY_CALIBRATION, LIBRARY_LICENCE, LIBRARY_INTENDED = "Calibration", "Licence", "Intended use"
+LIBRARY_CALIBRATED_AT = "Calibrated: a temperature of {t:.2f} was fitted."
+LIBRARY_SHORTCUTS = "What it may have learned instead of the finding"
+LIBRARY_RAW_CARD = "The card as it is stored"
+LIBRARY_FITS = "it was made for the weights on this machine."
+LIBRARY_FITS_NOT = "it was made for other weights than those on this machine, and will be refused."
+LIBRARY_FITS_LATER = "compared with the weights when it is used."
+LIBRARY_FITS_ABSENT = "its weights are not on this machine."
+LIBRARY_NO_METRICS = "Nothing has been measured for this set."
+LIBRARY_METRIC_NAMES = METRIC_NAMES | {
+    "macro_f1": ("Found and not overcalled (macro F1)", "The mean over classes of the balance between what is found and what is called rightly"),
+    "specificity": ("Specificity", "The mean over classes of how often an image of another class is not taken for it"),
+    "sensitivity_at_90_specificity": ("Sensitivity at 90 % specificity", "The mean over classes"),
+    "accuracy minus the untuned description-ensemble's": ("Right answers: gain over descriptions alone", "Accuracy minus the untuned description ensemble's"),
+    "balanced_accuracy minus the untuned description-ensemble's": ("Each class the same: gain over descriptions alone", "Balanced accuracy minus the untuned description ensemble's"),
+}  # fmt: skip
+LIBRARY_POINTS = " points"
+LIBRARY_METRICS_CAPTION = "What was measured, with 95 % intervals{where}"
+LIBRARY_ON_IMAGES = "{images} images, {split}"
+LIBRARY_METHODS = {
+    "zero-shot": "One sentence a class",
+    "description-ensemble": "The mean of many sentences a class",
+    "coop": "A learned context (CoOp)",
+    "cocoop": "A learned context that follows the image (CoCoOp)",
+    "kgcoop": "A learned context held near the words (KgCoOp)",
+    "prograd": "A learned context that keeps what the words know (ProGrad)",
+    "biomedcoop": "A learned context held by descriptions (BiomedCoOp)",
+    "biomed-dpt": "A learned context and a visual prompt (Biomed-DPT)",
+    "medpromptclip": "Prompts learned from descriptions alone (MedPromptCLIP)",
+    "medpromptclip-few-shot": "Prompts from descriptions, then images (MedPromptCLIP)",
+    "clip-adapter": "A small network on the image feature (CLIP-Adapter)",
+    "tip-adapter": "A memory of labelled images (Tip-Adapter)",
+    "tip-adapter-f": "A tuned memory of labelled images (Tip-Adapter-F)",
+    "linear-probe": "Weights on the image feature (linear probe)",
+    "lp++": "Weights on the image feature beside the words (LP++)",
+}
+LIBRARY_SET_EXPORT = "Save as a file"
+LIBRARY_SET_REMOVE = "Delete"
+LIBRARY_SET_REMOVED = "“{name}” is deleted."
+LIBRARY_SET_UNDO = "Undo"
+LIBRARY_SET_BACK = "“{name}” is back."
+LIBRARY_BRING = "Bring a prompt set: a .safetensors file, or a checkpoint of a paper's code"
+LIBRARY_BRING_MORE = "A checkpoint needs to be told what it is for"
+LIBRARY_BRING_ASK = "This is a checkpoint of {methods}. Say which task it is for, then press Import."
+LIBRARY_BRING_FIRST = "Drop a file first."
+LIBRARY_BRING_GO = "Import"
+LIBRARY_BRING_METHOD = "Method (where the file could be of several)"
+LIBRARY_BRING_TEMPLATE = "Template (where it is not the paper's own), with {} for the class"
+LIBRARY_BRING_POSITION = "Place of the class name (Biomed-DPT only)"
+LIBRARY_BRING_TRAINED = "Classes it was learned with, in their order, one a line (where they are not the task's)"
+LIBRARY_BROUGHT = "“{name}” is in your library. Read, Compare and Batch offer it among the questions."
+LIBRARY_BROUGHT_AGAIN = "“{name}” is there already: it is the same as this file. Nothing was added."
+LIBRARY_BACKBONE_HEAD = ("Backbone", "On this machine", "Size", "Dimension", "Licence", "Comes from", "Computes on", "")
+LIBRARY_BACKBONE_WORDS = {
+    "scope-mini": "the default, small, trained by this project; for demonstration",
+    "biomedclip": "BiomedCLIP: PubMedBERT and ViT-B/16",
+    "clip-vit-b16": "OpenAI's CLIP, ViT-B/16",
+    "clip-vit-b32": "OpenAI's CLIP, ViT-B/32",
+    "pubmedclip": "PubMedCLIP, ViT-B/32",
+    "pmc-clip": "PMC-CLIP: ResNet-50 and PubMedBERT",
+    "pmc-clip-l14": "PMC-CLIP, ViT-L/14",
+}
+LIBRARY_WITH_PROMPTSCOPE = "comes with PromptScope"
+LIBRARY_LOADED_ON = "{device}, loaded"
+LIBRARY_NOT_LOADED = "not loaded yet"
+LIBRARY_DOWNLOAD = "Download"
+LIBRARY_FETCHED_OF = "{done} of {of}"
+FETCH_ASKING = "Asking the hub"
+FETCH_STOPPED = "Stopped. What has come is kept."
+FETCH_NOT_HERE = "Whoever runs this page can fetch it."
+FETCH_ABSENT = "The weights of {name!r} are not on this machine."
+FETCH_PUBLIC = "Visitors of a public page cannot fetch backbones."
+FETCH_NONE = "Nothing of {name!r} is being fetched."
+FETCH_ABOUT = "Weights are fetched from the model hub once and stay on this machine. No image leaves it."
+BANK_TASK = "Task"
+BANK_ABOUT = "What is written about each class. Methods that learn from descriptions read these sentences."
+BANK_CLASS = "Class to edit"
+BANK_LINES = "Its sentences, one a line"
+BANK_LINES_INFO = "Say how the class looks in such an image. A shipped task is copied into your workspace first."
+BANK_SAVE = "Save these sentences"
+BANK_SAVED = "Saved in your workspace for “{name}”: your {own}."
+BANK_SAVED_FILLED = "Saved in your workspace for “{name}”: your {own}, and {templates} to fill up."
+BANK_UNSAVED = "Not saved yet: what you wrote about {names}. It stays here until you save it or leave the page."
+BANK_EFFECT = (
+    "On your {images} labelled images the descriptions alone were right in {before} before and {after} now. "
+    "Changing the words until this rises makes later results on these images too good."
+)
+LIBRARY_SENTENCES = "{count} sentences"
+LIBRARY_NEGATIVES = "Sentences that say it is absent"
+LIBRARY_SOURCE = "Source"
+LIBRARY_HOLDS = "Your workspace holds {tasks}, {cases} ({labelled} with a class), {sets} and {size} on disk."
+LIBRARY_HOLDS_NONE = "Your workspace is empty."

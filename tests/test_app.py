@@ -26,7 +26,8 @@ from gradio_client import Client, handle_file
 from phantom import write_series
 
 import engine
-from app import cases, covers, models, page, render, text
+from app import cases, compute, covers, models, page, render, text
+from app.read import Read
 from app.settings import Settings, SettingsError, read_settings
 from engine import scratch
 
@@ -131,11 +132,6 @@ def test_about_tells_what_computes(client):
     assert about["device"] == "cpu (float32)" and about["prompt_sets"] == engine.library()
 
 
-def test_only_the_documented_endpoints_are_named(client):
-    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {"/predict", "/about"}
-
-
 def test_files_of_the_repository_are_not_served(server):
     for path in (ROOT / "README.md", ROOT / "requirements.txt", Path("/etc/passwd")):
         with pytest.raises(urllib.error.HTTPError):
@@ -156,27 +152,28 @@ def test_the_page_loads_nothing_from_elsewhere(server):
 def handlers():
     made = page.Page(Settings(device="cpu"))
     made.build()
-    return made
+    yield made.read
+    made.host.close()
 
 
 def copied(tmp_path: Path, name: str = "a.dcm") -> str:
     return str(shutil.copy(CT, tmp_path / name))
 
 
-def opened(handlers: page.Page, files: list[str], held: list[cases.Case] | None = None) -> tuple:
+def opened(handlers: Read, files: list[str], held: list[cases.Case] | None = None) -> tuple:
     """(cases, problem) after an upload."""
     *_, last = handlers.open_files(files, held or [])
     return last.get(handlers.ui.held, held or []), last[handlers.ui.problem]
 
 
-def sampled(handlers: page.Page) -> list[cases.Case]:
+def sampled(handlers: Read) -> list[cases.Case]:
     return handlers.open_sample("CT", [])[handlers.ui.held]
 
 
-def look(handlers: page.Page, held: list[cases.Case], frame: int = 1, window: str = "", invert: bool = False, areas: str = "",
+def look(handlers: Read, held: list[cases.Case], frame: int = 1, window: str = "", invert: bool = False, areas: str = "",
          prompts: str = "modality-description-ensemble") -> SimpleNamespace:  # fmt: skip
     """What the page shows, by the components' names."""
-    found = handlers.look_anew(held, 0, frame, window, 40, 400, invert, areas, "scope-mini", prompts, "class", 0.6)
+    found = handlers.look_anew(None, held, 0, frame, window, 40, 400, invert, areas, "scope-mini", prompts, "class", 0.6)
     return SimpleNamespace(**{name: found.get(part) for name, part in vars(handlers.ui).items() if name != "samples"})
 
 
@@ -327,8 +324,8 @@ def test_a_series_opens_as_one_case_shows_its_middle_and_is_classified_whole(han
     assert windows["file 2"] == "File 2 LUNG: -600 / 1500" and windows["lung"].startswith("Lung")
     assert list(windows)[3:5] == ["lung", "mediastinum"]  # the chest's presets come first
     asked = (held, 0, 7, "", 40, 400, False, "", "scope-mini", "modality-zero-shot")
-    *_, done = handlers.all_frames(*asked, "mean")
-    (whole,) = (each[ui.whole] for each in handlers.all_frames(*asked, "mean") if ui.whole in each)
+    *_, done = handlers.all_frames(None, *asked, "mean")
+    (whole,) = (each[ui.whole] for each in handlers.all_frames(None, *asked, "mean") if ui.whole in each)
     html = handlers.repool(whole, 3, "max")
     assert done[ui.how]["interactive"] and not done[ui.stop]["visible"]
     assert whole.curve.done == 12 and "highest of 12 frames" in html and 'data-frames="12"' in html and "ps-now" in html
@@ -345,7 +342,7 @@ def test_a_series_opens_as_one_case_shows_its_middle_and_is_classified_whole(han
 def test_covered_areas_and_inversion_hold_for_all_frames_too(handlers, tmp_path):
     held, _ = opened(handlers, [str(p) for p in write_series(tmp_path / "ct", slices=3, side=32)])
     asked = (held, 0, 2, "lung", 40, 400, True, "0,0,16,32", "scope-mini", "modality-zero-shot")
-    (whole,) = (each[handlers.ui.whole] for each in handlers.all_frames(*asked, "mean") if handlers.ui.whole in each)
+    (whole,) = (each[handlers.ui.whole] for each in handlers.all_frames(None, *asked, "mean") if handlers.ui.whole in each)
     backbone = models.backbone("scope-mini", "cpu", "float32")
     for i in range(3):
         pixels = 1 - held[0].series.frame(i, engine.Window(-600, 1500)).pixels
@@ -409,13 +406,14 @@ def test_programs_pool_a_volume_and_choose_a_window(client, tmp_path):
 
 def test_the_audit_tells_what_was_asked_and_nothing_of_whom(tmp_path):
     log = tmp_path / "audit.jsonl"
-    handlers = page.Page(Settings(device="cpu", audit=log))
-    handlers.build()
+    made = page.Page(Settings(device="cpu", audit=log))
+    made.build()
+    handlers = made.read
     held, _ = opened(handlers, [str(p) for p in write_series(tmp_path / "DOE^JANE", slices=3, side=32)])
     look(handlers, held, window="lung", areas="0,0,9,9")
     look(handlers, held, invert=True)
     asked = (held, 0, 2, "automatic", 40, 400, False, "", "scope-mini", "modality-zero-shot")
-    *_, whole, _ = handlers.all_frames(*asked, "max")
+    *_, whole, _ = handlers.all_frames(None, *asked, "max")
     handlers.stop(whole[handlers.ui.whole], "mean")  # what stands on the screen is accounted for, too
     cases.forget(held)
     first, second, third, fourth = map(json.loads, log.read_text().splitlines())
@@ -433,8 +431,9 @@ def test_an_audit_that_cannot_be_written_is_said_at_the_start_and_no_answer_goes
     settings = Settings(device="cpu", audit=tmp_path)  # a folder
     with pytest.raises(engine.EngineError, match=r"The audit cannot be written \(Is a directory\)"):
         page.launch(settings)
-    handlers = page.Page(settings)
-    handlers.build()
+    made = page.Page(settings)
+    made.build()
+    handlers = made.read
     assert "The audit cannot be written" in look(handlers, sampled(handlers)).view
 
 
@@ -472,16 +471,18 @@ def test_the_scale_bar_is_a_round_length_of_at_most_a_quarter(columns, spacing, 
 def test_questions_do_not_depend_on_the_backbone_and_are_made_where_none_is_shipped(
     handlers, random_biomedclip, monkeypatch
 ):
-    values = [value for _, value in models.questions()]
+    values = [each.value for each in models.questions(None)]
     assert values[:2] == ["modality-description-ensemble", "modality-zero-shot"] and len(values) == len(set(values))
-    assert models.prompts("btmri-zero-shot", "scope-mini", "cpu", "float32").name == "btmri-zero-shot-scope-mini"
+    assert (
+        models.prompts(compute.Asked("scope-mini", "btmri-zero-shot", "cpu", "float32")).name == "btmri-zero-shot-scope-mini"
+    )
     monkeypatch.setenv("PROMPTSCOPE_BIOMEDCLIP", str(random_biomedclip.folder))
     monkeypatch.setattr(models, "_failed", {})
     models.backbone("biomedclip", "cpu", "float32")
-    made = models.prompts("btmri-zero-shot", "biomedclip", "cpu", "float32")
+    made = models.prompts(compute.Asked("biomedclip", "btmri-zero-shot", "cpu", "float32"))
     assert made.name == "btmri-zero-shot-biomedclip"
     models._loaded.cache_clear()
-    models._prompts.cache_clear()
+    models._made[""].clear()
 
 
 def test_a_path_is_no_prompt_set(client, tmp_path):

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -56,6 +57,8 @@ def running(folder: Path, **variables: str) -> Iterator[tuple[str, Path]]:
                 assert server.poll() is None, log.read_text()
                 try:
                     urllib.request.urlopen(url, timeout=2).close()
+                    break
+                except urllib.error.HTTPError:  # it asks for a password
                     break
                 except OSError:
                     time.sleep(0.5)

@@ -1,0 +1,104 @@
+"""What the tabs share: the settings, the machine's device, the visitors' workspaces and the queue of trainings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+import engine
+from app import compute, models, text
+from app.settings import Settings
+from app.visits import Visits
+
+MB = 1_000_000
+HIDDEN: dict[str, Any] = {"api_visibility": "private"}  # events of the page that are nothing to programs
+
+Updates = dict[Any, Any]  # component -> its new value or properties; what is not named stays
+
+
+class Host:
+    """One for each page. Handlers of the tabs get a visitor's request first and ask here for what is his."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.device = models.device_of(settings.device)
+        self.queue = engine.Queue(self.device, settings.precision, compute.chunk if compute.ON_ZERO else None)
+        self.visits = Visits(settings, self.queue)
+
+    def close(self) -> None:
+        """Ends trainings (they go on at the next start) and deletes what belongs to visits."""
+        self.queue.close()
+        self.visits.close()
+
+    def workspace(self, request: gr.Request | None) -> engine.Workspace:
+        """The visitor's, or everybody's where the page is not a public one. Raises DataError."""
+        return self.visits.workspace(request)
+
+    def looked(self, request: gr.Request | None) -> engine.Workspace | None:
+        """As `workspace`, or None where the visitor has brought nothing yet: who only looks takes no room. Raises DataError."""
+        return self.visits.looked(request)
+
+    def seen(self, request: gr.Request | None) -> engine.Workspace:
+        """As `looked`, for what must be there to be looked at. Raises DataError."""
+        workspace = self.looked(request)
+        if workspace is None:
+            raise engine.DataError(text.NOTHING_BROUGHT, text.NOTHING_BROUGHT_HINT)
+        return workspace
+
+    def check_room(self, workspace: engine.Workspace, uploads: Iterable[str | Path]) -> None:
+        """Before something comes in. Raises DataError where a visit to a public page would store too much."""
+        if not self.settings.is_public:
+            return
+        coming = sum(os.path.getsize(each) for each in set(uploads) if os.path.isfile(each))
+        stored, most = workspace.holdings()["bytes"], self.settings.visit_mb * MB
+        if stored + coming > most:
+            sizes = {"stored": stored / MB, "coming": coming / MB, "most": most // MB}
+            raise engine.DataError(text.VISIT_FULL.format(**sizes), text.VISIT_FULL_HINT)
+
+    def load(self, backbone: str) -> None:
+        """In this process, before any worker is forked. Only the registry's names: a visitor opens no folder, and starts no
+        download on a public page. Raises BackboneError."""
+        if backbone != self.settings.backbone:
+            if self._is_closed(backbone):
+                raise engine.BackboneError(text.FETCH_ABSENT.format(name=backbone), text.FETCH_NOT_HERE)
+            engine.BACKBONES[backbone]
+        models.backbone(backbone, self.device, self.settings.precision)
+
+    def is_absent(self, backbone: str) -> bool:
+        """It would have to be fetched first, which takes a machine that reaches the hub."""
+        return backbone in engine.BACKBONES and engine.BACKBONES[backbone].present() is None
+
+    def _is_closed(self, backbone: str) -> bool:
+        return self.settings.is_public and self.is_absent(backbone)
+
+    def backbone(self, name: str) -> engine.Backbone:
+        """Raises BackboneError."""
+        self.load(name)
+        return models.backbone(name, self.device, self.settings.precision)
+
+    def backbones(self) -> list[tuple[str, str]]:
+        """(title, id), the page's own first; the title says where weights are missing, and a public page leaves those out."""
+        own = self.settings.backbone
+        named = [n for n in dict.fromkeys([own, *engine.BACKBONES]) if n == own or not self._is_closed(n)]
+        return [(f"{n} (not on this machine)" if self.is_absent(n) else n, n) for n in named]
+
+    def asked(self, request: gr.Request | None, backbone: str, prompts: str, target: str = "") -> compute.Asked:
+        workspace = self.visits.found(request)
+        folder, task = (models.folder_of(workspace), models.own_task(workspace, prompts)) if workspace else ("", None)
+        return compute.Asked(backbone, prompts, self.device, self.settings.precision, target, folder, task)
+
+    def prompts(self, asked: compute.Asked) -> engine.PromptSet:
+        """Raises PromptSetError, DataError."""
+        return models.prompts(asked)
+
+    def questions(self, request: gr.Request | None) -> list[tuple[str, str]]:
+        """(title, value) of what can be asked, for a list: the visitor's own sets first, then everybody's."""
+        return [(each.title, each.value) for each in self.asks(request)]
+
+    def asks(self, request: gr.Request | None) -> list[models.Question]:
+        """In the order of `questions`."""
+        return models.questions(self.visits.found(request))
