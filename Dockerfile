@@ -1,10 +1,12 @@
 # The page in a container, non-root, on a GPU where there is one:
 #
 #     docker build -t promptscope .
-#     docker run --rm --gpus all -p 7860:7860 --tmpfs /tmp -v promptscope-models:/models promptscope
+#     docker run --rm --gpus all -p 7860:7860 --tmpfs /tmp -v promptscope-models:/models \
+#         -v promptscope-workspace:/workspace promptscope
 #
 # CUDA comes with torch's wheels; the host needs NVIDIA's driver and container toolkit. Without `--gpus all`: CPU.
-# /tmp holds uploads until they expire (a tmpfs keeps them off the disk); /models is the cache of downloaded backbones.
+# /tmp holds uploads until they expire (a tmpfs keeps them off the disk); /models is the cache of downloaded
+# backbones, /workspace what people label and teach.
 FROM debian:bookworm-slim
 
 ENV NVIDIA_VISIBLE_DEVICES=all \
@@ -16,7 +18,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 promptscope \
-    && install -d -o 1000 -g 1000 /models
+    && install -d -o 1000 -g 1000 /models /workspace
 
 # Requirements come before the code: a change of the code installs nothing again. The tests' packages stay out.
 WORKDIR /promptscope
@@ -40,10 +42,11 @@ ENV PATH=/opt/venv/bin:$PATH \
     GRADIO_ANALYTICS_ENABLED=False \
     GRADIO_TEMP_DIR=/tmp/promptscope \
     HF_HOME=/models \
+    PROMPTSCOPE_WORKSPACE=/workspace \
     HF_HUB_DISABLE_TELEMETRY=1
 
 USER 1000
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['PROMPTSCOPE_PORT'] + '/', timeout=5)"]
+    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', os.environ['PROMPTSCOPE_PORT'], timeout=5); c.request('GET', '/'); sys.exit(c.getresponse().status not in (200, 401))"]
 CMD ["python", "-m", "app"]
