@@ -1046,7 +1046,7 @@ def test_a_faithful_tip_adapter_f_trains_one_set_of_keys_for_alpha_0_to_9(mini, 
     plain = train
     monkeypatch.setattr(
         "engine.methods.base.train",
-        lambda learner, *rest: (
+        lambda learner, *rest, **more: (
             seen.append((learner.alpha[0], learner.beta[0], learner.parameters[0]["keys"].detach().clone())),
             plain(learner, *rest),
         )[1],

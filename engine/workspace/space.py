@@ -399,9 +399,10 @@ class Workspace:
 
     def result(self, name: str) -> dict[str, Any]:
         """What a finished training found. Raises DataError."""
-        place = self.jobs_folder / self.job(name).id / "result.json"
+        job = self.job(name)
+        place = self.jobs_folder / job.id / "result.json"
         if not place.is_file():
-            raise DataError("This training has no result.", "It was not finished, or its result was deleted.")
+            raise DataError("This training has no result.", job.error or "It was not finished, or its result was deleted.")
         return json.loads(place.read_text(encoding="utf-8"))
 
     # jobs, for whoever carries them out. owner : who that is; what another one writes does not count.
