@@ -72,7 +72,7 @@ def folders(place: Path, each: int = 6, bare: int = 0) -> Path:
 
 def make(tab: Page, classes: str = "dark\nbright") -> None:
     # the page has arrived: it has opened the form, or shows the newest question
-    expect(tab.locator("#ps-title:visible, #ps-about-task .ps-classes:visible").first).to_be_visible(timeout=30_000)
+    expect(tab.locator("#ps-title:visible, #ps-task:visible").first).to_be_visible(timeout=30_000)
     if not tab.locator("#ps-title").is_visible():
         tab.locator("#ps-new-task").get_by_text("A new question").click()
     tab.locator("#ps-title").locator("input, textarea").first.fill("Light")
