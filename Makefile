@@ -21,7 +21,7 @@ run: setup ## start the page (settings: PROMPTSCOPE_* variables)
 test: setup ## run the tests, those in a browser included
 	@browser=$$($(SETUP) browser) && postgres=$$($(SETUP) postgres) && \
 	echo "PromptScope: running the tests; browser: $$browser; PostgreSQL: $${postgres:-none}" && \
-	OMP_NUM_THREADS=1 PROMPTSCOPE_CHROMIUM="$$browser" PROMPTSCOPE_POSTGRES="$$postgres" $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 PROMPTSCOPE_CHROMIUM="$$browser" PROMPTSCOPE_POSTGRES="$$postgres" $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 fuzz: setup ## 20,000 mutated files and every bomb through the workers (half an hour)
 	OMP_NUM_THREADS=1 nice $(PY) -m tests.fuzz --files 20000 --bombs $(ARGS)

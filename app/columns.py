@@ -152,13 +152,13 @@ def _numbers(found: engine.Comparison) -> str:
     head = {n: f'<th title="{escape(text.METRIC_NAMES[n][1])}">{escape(text.METRIC_NAMES[n][0])}</th>' for n in SHOWN}
     rows = []
     for i, c in enumerate(found.columns):
-        cells = {n: f"<td>{_whisker(c.metrics[n], n)}{_number(c.metrics[n], n)}</td>" for n in SHOWN}
+        cells = {n: f"<td>{_whisker(c.metrics[n], n)}{gallery.measured(n, c.metrics[n])}</td>" for n in SHOWN}
         less = c.differences.get(found.measure)
         star = "*" if c.is_shared_image else ""
         rows.append(
             f'<tr class="{"ps-ahead" if i == found.ahead and len(found.columns) > 1 else ""}">'
             f'<th scope="row">{escape(c.name)}<small>{escape(c.judged)}</small></th>{cells[decides]}'
-            f"<td>{text.THE_FIRST if less is None else _points(less)}</td>{''.join(cells[n] for n in others)}"
+            f"<td>{text.THE_FIRST if less is None else _points(less, c.is_apart)}</td>{''.join(cells[n] for n in others)}"
             f"<td>{_seconds(c.forward_s + c.scoring_s)}{star}</td><td>{c.size / 1000:,.0f} kB</td></tr>"
         )
     return (
@@ -169,20 +169,13 @@ def _numbers(found: engine.Comparison) -> str:
     )
 
 
-def _number(of: engine.Interval, metric: str) -> str:
+def _points(of: engine.Interval, is_apart: bool) -> str:
     if np.isnan(of.value):
         return f"<small>{text.NOT_DEFINED}</small>"
-    if metric in text.AS_PERCENT:
-        return f"<b>{of.value:.0%}</b> <small>{100 * of.low:.0f} to {100 * of.high:.0f}</small>"
-    return f"<b>{of.value:.2f}</b> <small>{of.low:.2f} to {of.high:.2f}</small>"
-
-
-def _points(of: engine.Interval) -> str:
-    if np.isnan(of.value):
-        return f"<small>{text.NOT_DEFINED}</small>"
-    clear = "ps-clear" if of.low > 0 or of.high < 0 else ""
     said = text.POINTS.format(value=f"{100 * of.value:+.0f}")
-    return f'<b class="{clear}">{said}</b> <small>{100 * of.low:+.0f} to {100 * of.high:+.0f}</small>'
+    return (
+        f'<b class="{"ps-clear" if is_apart else ""}">{said}</b> <small>{100 * of.low:+.0f} to {100 * of.high:+.0f}</small>'
+    )
 
 
 def _seconds(s: float) -> str:
@@ -241,7 +234,7 @@ def _calibration(found: engine.Comparison) -> str:
         most = max(b.count for b in c.calibration)
         dots = "".join(
             f'<circle cx="{x(b.confidence):.1f}" cy="{y(b.accuracy):.1f}" r="{3 + 5 * (b.count / most) ** 0.5:.1f}">'
-            f"<title>{text.BIN.format(count=b.count, given=f'{b.confidence:.0%}', right=f'{b.accuracy:.0%}')}</title></circle>"
+            f"<title>{text.BIN.format(images=text.images(b.count), given=f'{b.confidence:.0%}', right=f'{b.accuracy:.0%}')}</title></circle>"
             for b in c.calibration
         )
         marks = "".join(

@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 
 import engine
-from app import audit, cases, columns, compute, covers, gallery, parcels, programs, render, text
+from app import audit, cases, columns, compute, covers, gallery, models, parcels, programs, render, text
 from app.host import HIDDEN, Host, Updates
 from app.read import Read
 
@@ -605,7 +605,7 @@ def _method(prompts: engine.PromptSet) -> str:
 def _loaded(place: Any) -> engine.PromptSet | None:
     """None where it is not there or damaged: the tab Library says what is wrong with it."""
     try:
-        return engine.PromptSet.load(place) if (place / "card.json").is_file() else None
+        return models.stored(place)
     except engine.PromptSetError:
         return None
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,7 @@ def coming(done: int, total: int) -> str:
 
 def added(found: engine.Added, gone: Sequence[str]) -> str:
     """What became of an upload, best first; folders that are no class are offered as new ones."""
-    lines = [text.ADDED.format(cases=len(found.cases)) if found.cases else text.ADDED_NONE]
+    lines = [text.ADDED.format(images=text.images(len(found.cases))) if found.cases else text.ADDED_NONE]
     if found.labelled:
         lines.append(text.CAME_LABELLED.format(count=found.labelled))
     if found.again:
@@ -293,7 +294,7 @@ def added(found: engine.Added, gone: Sequence[str]) -> str:
 def offers(strays: Sequence[tuple[str, Sequence[int]]]) -> str:
     """Folders that are no class, each with a button that makes it one."""
     rows = "".join(
-        f"<li><span>{text.UNKNOWN.format(name=escape(repr(name)), count=len(ids))}</span>"
+        f"<li><span>{text.UNKNOWN.format(name=escape(repr(name)), images=text.images(len(ids)))}</span>"
         f'<button type="button" data-class="{escape(name)}">{text.AS_CLASS}</button></li>'
         for name, ids in strays
     )
@@ -425,7 +426,7 @@ def _arms(found: dict[str, Any]) -> str:
     )
     rows = []
     for metric, (name, meaning) in text.METRIC_NAMES.items():
-        cells = "".join(f"<td>{_number(metric, arm['metrics'].get(metric))}</td>" for _, arm in arms)
+        cells = "".join(f"<td>{measured(metric, _interval(arm['metrics'].get(metric)))}</td>" for _, arm in arms)
         rows.append(f'<tr><th scope="row"><abbr title="{escape(meaning)}">{name}</abbr></th>{cells}</tr>')
     return (
         f'<table class="ps-table"><caption>{text.ARMS_CAPTION}</caption><thead><tr><td></td>{head}</tr></thead>'
@@ -433,13 +434,19 @@ def _arms(found: dict[str, Any]) -> str:
     )
 
 
-def _number(metric: str, found: Sequence[float | None] | None) -> str:
-    if not found or found[0] is None:
-        return "–"
-    value, low, high = found
-    if metric in text.AS_PERCENT:
-        return f"<b>{value:.0%}</b>" + (f" <small>{low:.0%} to {high:.0%}</small>" if low is not None else "")
-    return f"<b>{value:.2f}</b>" + (f" <small>{low:.2f} to {high:.2f}</small>" if low is not None else "")
+def _interval(found: Sequence[float | None] | None) -> engine.Interval:
+    return engine.Interval(*(nan if each is None else each for each in found or [None] * 3))
+
+
+def measured(metric: str, of: engine.Interval) -> str:
+    """A metric with its interval; NaN where either is not defined."""
+    if isnan(of.value):
+        return f"<small>{text.NOT_DEFINED}</small>"
+    is_share = metric in text.AS_PERCENT
+    span = "" if isnan(of.low) else engine.in_points(of)
+    if not is_share and of.low < of.high:
+        span = f"{of.low:.2f} to {of.high:.2f}"
+    return f"<b>{of.value:{'.0%' if is_share else '.2f'}}</b> <small>{span}</small>"
 
 
 def _confusion(found: dict[str, Any]) -> str:
@@ -508,7 +515,7 @@ def pictures(
             f'<img src="{data(thumbnail(case))}" alt=""><span><b>{case.number}</b> {escape(words)}</span></button>'
         )
     gone = count - len(cells)
-    left = f'<p class="ps-small">{text.ERASED_SINCE.format(count=gone)}</p>' if gone else ""
+    left = f'<p class="ps-small">{text.ERASED_SINCE.format(images=text.images(gone))}</p>' if gone else ""
     return f'<section class="ps-minis"><h4>{escape(title)}</h4><div>{"".join(cells)}</div>{left}</section>'
 
 

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote
 
 import gradio as gr
 from gradio import processing_utils, utils
+from gradio.state_holder import SessionState
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -247,6 +248,16 @@ class Blocks(gr.Blocks):
         if len(inputs) < len(block_fn.inputs):
             said = text.TOO_FEW.format(got=len(inputs), needed=len(block_fn.inputs))
             raise gr.Error(said, print_exception=False)
+
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], state: SessionState | None, explicit_call: bool = False
+    ) -> list[Any]:
+        """A number beyond a slider's bounds counts as the nearest one within: bounds change with the image that is open."""
+        for i, (block, value) in enumerate(zip(block_fn.inputs, inputs, strict=False)):
+            slider = state[block._id] if state and block._id in state else block
+            if isinstance(slider, gr.Slider) and isinstance(value, int | float):
+                inputs[i] = min(max(value, slider.minimum), slider.maximum)
+        return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
 
 def guarded(settings: Settings, own: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ def device_of(wanted: str) -> str:
     return wanted
 
 
-@cache
 def _loaded(name: str, device: str, precision: str) -> engine.Backbone:
     backbone = engine.load_backbone(name, device, precision)
     _ = backbone.weights_hash  # reads the weights once, here rather than in the first visitor's request
@@ -46,9 +44,11 @@ def backbone(name: str, device: str, precision: str) -> engine.Backbone:
         when, error = _failed.get(name, (0.0, None))
         if error and time.monotonic() - when < AGAIN_S:
             raise error
+        key = (name, device, precision)
         try:
-            _ready[name, device, precision] = found = _loaded(name, device, precision)
-            return found
+            if key not in _ready:
+                _ready[key] = _loaded(*key)
+            return _ready[key]
         except engine.BackboneError as failure:
             _failed[name] = (time.monotonic(), failure)
             raise
@@ -131,7 +131,7 @@ def items(workspace: engine.Workspace | None) -> list[Item]:
     for own, folder in [*([(True, Path(folder_of(workspace)))] if workspace else []), (False, engine.LIBRARY)]:
         for name in engine.library(folder):
             try:
-                found.append(Item(name, own, _of(folder / name)))
+                found.append(Item(name, own, stored(folder / name)))
             except engine.PromptSetError as error:
                 found.append(Item(name, own, None, str(error)))
     return found
@@ -147,6 +147,13 @@ def folder_of(workspace: engine.Workspace) -> str:
     return folder
 
 
+def forget(workspace: engine.Workspace) -> None:
+    """Sets of a workspace are read again: what was deleted may be among the features that one holds."""
+    with _lock:
+        if str(workspace.prompts) in _made:
+            _made[str(workspace.prompts)] = {}
+
+
 def _kept(folder: str, key: Any, make: Callable[[], engine.PromptSet | None]) -> engine.PromptSet | None:
     """folder : of a workspace's sets (`folder_of`), or "" for everybody's. In a worker process a workspace's are made again."""
     held = _made.get(folder, {})
@@ -159,8 +166,8 @@ def _kept(folder: str, key: Any, make: Callable[[], engine.PromptSet | None]) ->
     return made
 
 
-def _of(place: Path) -> engine.PromptSet:
-    """Raises PromptSetError."""
+def stored(place: Path) -> engine.PromptSet:
+    """The set in a folder, read once as long as it stays as it is. Raises PromptSetError."""
     card = place / "card.json"
     folder = "" if place.parent == engine.LIBRARY else str(place.parent)
     key = (place.name, card.stat().st_mtime if card.is_file() else 0.0)
@@ -171,7 +178,7 @@ def _of(place: Path) -> engine.PromptSet:
 
 def _offer(found: dict[str, Question], place: Path, is_own: bool) -> None:
     try:
-        card = _of(place).card
+        card = stored(place).card
     except engine.PromptSetError:
         return  # `python -m engine list` says what is wrong with it
     value = place.name.removesuffix(f"-{card['backbone']['id']}")
@@ -186,7 +193,7 @@ def own_task(workspace: engine.Workspace, prompts: str) -> engine.Task | None:
             return tasks[name]
     for name in engine.library(workspace.prompts):
         if prompts == name or name.startswith(f"{prompts}-"):
-            return tasks.get(_of(workspace.prompts / name).card["task"]["id"])
+            return tasks.get(stored(workspace.prompts / name).card["task"]["id"])
     return None
 
 
@@ -195,7 +202,7 @@ def _from_words(asked: Any, task: engine.Task | None) -> engine.PromptSet | None
     on = (asked.backbone, asked.device, asked.precision)
     tasks = [task] if task else engine.tasks().values()
     key = (asked.prompts, *on, task)
-    return _kept(asked.folder if task else "", key, lambda: engine.from_words(asked.prompts, _loaded(*on), tasks))
+    return _kept(asked.folder if task else "", key, lambda: engine.from_words(asked.prompts, _ready[on], tasks))
 
 
 def exported(prompts: engine.PromptSet) -> bytes:
@@ -223,7 +230,7 @@ def prompts(asked: Any) -> engine.PromptSet:
                     return made
                 for each in (f"{name}-{model}", name):
                     if (folder / each / "card.json").is_file():
-                        return _of(folder / each)
+                        return stored(folder / each)
         made = _from_words(asked, None)
         if made is not None:
             return made

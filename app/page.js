@@ -43,6 +43,17 @@
     if (event.target.closest("#ps-frame")) mark(event.target.value);
   });
 
+  // files that are on their way when Clear is pressed are not opened when they arrive
+  window.promptscopeCleared = false;
+  const files = "#ps-drop, #ps-folder";
+  for (const sent of ["change", "drop"])
+    document.addEventListener(sent, (event) => {
+      if (event.target.closest(files)) window.promptscopeCleared = false;
+    }, true);
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#ps-clear")) window.promptscopeCleared = true;
+  }, true);
+
   let drawing = null;
   document.addEventListener("pointerdown", (event) => {
     const stage = event.target.closest(".ps-stage");

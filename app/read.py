@@ -57,6 +57,19 @@ class Whole:
     window: engine.Window | None
 
 
+@dataclass
+class Screen:
+    """What a visitor looks at, by numbers: what is still being answered of a study or a view before it is not shown."""
+
+    study: int = 0
+    view: int = 0
+
+    def change(self) -> int:
+        """Another study, or none. Returns its number."""
+        self.study, self.view = self.study + 1, self.view + 1
+        return self.study
+
+
 class Read:
     """Handlers of the tab; every visitor's value comes in and goes out through Gradio's state."""
 
@@ -70,16 +83,28 @@ class Read:
         self,
         uploads: list[str] | None,
         held: list[Case],
+        screen: Screen,
+        is_cleared: bool,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio puts its own in this place
     ) -> Iterator[Updates]:
-        """New files replace what was open; those that cannot be read are named, the others stay."""
+        """New files replace what was open; those that cannot be read are named, the others stay.
+
+        is_cleared : Clear was pressed while they were on their way: they are deleted
+        """
         ui, taken = self.ui, cases.Taken(0, 0)
         refused: list[str] = []
         try:
             with cases.received(uploads or []) as (files, gone):
+                if is_cleared:
+                    yield {ui.drop: None}
+                    return
+                now = screen.change()
                 refused += gone
                 for taken in cases.take(files):
                     progress((taken.done, taken.total), desc=text.READING)
+                    if screen.study != now:
+                        cases.forget(list(taken.cases))
+                        return
                     if taken.first:
                         early = render.preview(engine.smaller(taken.first, render.LONGEST), taken.total)
                         yield {**self._emptied(), ui.view: early, ui.problem: ""}
@@ -93,7 +118,8 @@ class Read:
         cases.forget(held)
         yield told | {ui.held: list(taken.cases)} | self._choosers(taken.cases)
 
-    def open_sample(self, title: str, held: list[Case]) -> Updates:
+    def open_sample(self, title: str, held: list[Case], screen: Screen) -> Updates:
+        screen.change()
         opened = [cases.sample(title)]
         cases.forget(held)
         return {self.ui.held: opened, self.ui.drop: None, self.ui.problem: "", **self._choosers(opened)}
@@ -151,11 +177,11 @@ class Read:
         return shown.of(case.series.frame(min(int(frame or 1), case.series.frames) - 1, shown.window))
 
     def look(
-        self, request: gr.Request | None, held: list[Case], index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
+        self, request: gr.Request | None, held: list[Case], screen: Screen, index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
         backbone: str, prompts_name: str, target: str, opacity: float,
     ) -> Updates:  # fmt: skip
         """Probabilities, map and notes of one frame; a sentence where something does not fit."""
-        ui = self.ui
+        ui, now = self.ui, screen.view
         unsaid = {ui.reading: None, ui.result: "", ui.care: "", ui.said: "", ui.classes: gr.update(visible=False)}
         if not held:
             return {**unsaid, ui.wrong: "", ui.view: render.empty_viewer(), ui.levels: gr.update(visible=False)}
@@ -172,12 +198,16 @@ class Read:
             line = audit.entry(audit.digest(image), image.window, found.prediction, prompts, len(shown.covered), invert)
             audit.write(self.settings.audit, line)
         except engine.EngineError as error:
+            if screen.view != now:
+                return {ui.wrong: gr.skip()}
             said = str(error)
             for name in case.series.files:
                 said = said.replace(repr(name), repr(case.title))
             return {**unsaid, ui.wrong: "", ui.view: render.error(said)}
         ranked = [label for label, _ in found.prediction.ranked()]
         found_text = tuple(engine.find_text(image))
+        if screen.view != now:
+            return {ui.wrong: gr.skip()}
         reading = Reading(
             engine.smaller(image, render.LONGEST),
             image.shape,
@@ -204,9 +234,10 @@ class Read:
             **self._sliders(image, window),
         }
 
-    def look_anew(self, request: gr.Request | None, held: list[Case], index: int, *rest: Any) -> Updates:
+    def look_anew(self, request: gr.Request | None, held: list[Case], screen: Screen, index: int, *rest: Any) -> Updates:
         """As `look`, where more than the frame has changed: what is known of all frames no longer holds."""
-        found = self.look(request, held, index, *rest)
+        screen.view += 1
+        found = self.look(request, held, screen, index, *rest)
         if not held or held[min(index or 0, len(held) - 1)].series.frames == 1:
             return found | self._no_volume()
         frames = held[min(index or 0, len(held) - 1)].series.frames
@@ -218,10 +249,10 @@ class Read:
         )
 
     def look_by_hand(
-        self, request: gr.Request | None, held: list[Case], index: int, frame: int, window: str, *rest: Any
+        self, request: gr.Request | None, held: list[Case], screen: Screen, index: int, frame: int, window: str, *rest: Any
     ) -> Updates:
         """As `look_anew`, with the window of the sliders; the list of windows says so, too."""
-        return {self.ui.window: render.BY_HAND, **self.look_anew(request, held, index, frame, render.BY_HAND, *rest)}
+        return {self.ui.window: render.BY_HAND, **self.look_anew(request, held, screen, index, frame, render.BY_HAND, *rest)}
 
     def _view(self, reading: Reading, heatmap: engine.Heatmap | None, label: str, opacity: float) -> str:
         placed = None if heatmap is None else _placed(heatmap, reading.image, reading.shape)
@@ -248,15 +279,16 @@ class Read:
             ui.width: gr.update(minimum=step, maximum=max(high - low, used.width), value=used.width, step=step),
         }
 
-    def redraw(self, reading: Reading | None, label: str, target: str, opacity: float) -> Any:
+    def redraw(self, reading: Reading | None, screen: Screen, label: str, target: str, opacity: float) -> Any:
         """The map of another class, or against another target."""
         if reading is None or not label:
             return gr.skip()
+        now = screen.view
         try:
             heatmap = compute.draw(reading.prepared, label, replace(reading.asked, target=target))
         except engine.EngineError as error:
             return render.error(str(error))
-        return self._view(reading, heatmap, label, opacity)
+        return self._view(reading, heatmap, label, opacity) if screen.view == now else gr.skip()
 
     def cover_text(self, reading: Reading | None, areas: str) -> Any:
         """Adds what looks like text to the covered areas; what is not understood there stays as it is, and is said."""
@@ -278,10 +310,18 @@ class Read:
         return {self.ui.stop: gr.update(visible=running), self.ui.how: gr.update(interactive=not running)}
 
     def thumbnails(
-        self, held: list[Case], index: int, window: str, center: float, width: float, invert: bool, areas: str
+        self,
+        held: list[Case],
+        screen: Screen,
+        index: int,
+        window: str,
+        center: float,
+        width: float,
+        invert: bool,
+        areas: str,
     ) -> str:
         """Small pictures of a series, shown as it is classified; made when everything else is on the screen."""
-        case = held[min(index or 0, len(held) - 1)] if held else None
+        case, now = held[min(index or 0, len(held) - 1)] if held else None, screen.study
         if case is None or case.series.frames == 1:
             return ""
         try:
@@ -291,16 +331,18 @@ class Read:
         last = case.series.frames - 1
         at = sorted({round(i * last / (STRIP - 1)) for i in range(STRIP)})
         frames = engine.frames_of(case.series, at, shown.window)
-        return render.strip((i, shown.of(each) if isinstance(each, engine.Image) else each) for i, each in frames)
+        drawn = render.strip((i, shown.of(each) if isinstance(each, engine.Image) else each) for i, each in frames)
+        return drawn if screen.study == now else gr.skip()
 
     def all_frames(
-        self, request: gr.Request | None, held: list[Case], index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
+        self, request: gr.Request | None, held: list[Case], screen: Screen, index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
         backbone: str, prompts_name: str, how: str,
     ) -> Iterator[Updates]:  # fmt: skip
         """Every frame's probabilities, growing on the screen; stopped by the button beside it."""
         if not held:
             return
         ui, case, at = self.ui, held[min(index or 0, len(held) - 1)], int(frame or 1) - 1
+        now = screen.view
         yield self._running(True)
         try:
             self.host.load(backbone)
@@ -309,13 +351,16 @@ class Read:
             prompts = self.host.prompts(asked)
             pixels, used = self._on_screen(case, at, shown)
             for curve in self._curves(case, asked, shown):
+                if screen.view != now:
+                    break  # whatever came in between has drawn the page anew
                 whole = Whole(shown, asked, curve, prompts, pixels, used)
                 if curve.done == curve.total:
                     self._account(whole, how)
                 yield {ui.whole: whole, ui.curve: render.pooled(curve, prompts, how, at), **self._running(True)}
             yield self._running(False)
         except engine.EngineError as error:
-            yield {ui.whole: None, ui.curve: render.error(str(error)), **self._running(False)}
+            if screen.view == now:
+                yield {ui.whole: None, ui.curve: render.error(str(error)), **self._running(False)}
 
     def _on_screen(self, case: Case, at: int, shown: Shown) -> tuple[str, engine.Window | None]:
         """What the audit says of the frame on the screen; nothing where none is kept, or the frame cannot be decoded."""
@@ -364,7 +409,8 @@ class Read:
             return render.error(str(error))
         return render.pooled(whole.curve, whole.prompts, how, int(frame or 1) - 1)
 
-    def clear(self, held: list[Case]) -> Updates:
+    def clear(self, held: list[Case], screen: Screen) -> Updates:
+        screen.change()
         cases.forget(held)
         ui, hidden = self.ui, gr.update(visible=False)
         gone = dict.fromkeys((ui.file, ui.frame, ui.window, ui.levels), hidden)
@@ -509,7 +555,7 @@ class Read:
         options = self.host.questions(None)
         backbones = self.host.backbones()
         ui.held = gr.State([], delete_callback=cases.forget)
-        ui.reading, ui.whole = gr.State(None), gr.State(None)
+        ui.reading, ui.whole, ui.screen = gr.State(None), gr.State(None), gr.State(Screen())
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
                 ui.drop = gr.File(label=text.DROP, file_count="multiple", type="filepath", height=160, elem_id="ps-drop")
@@ -527,7 +573,7 @@ class Read:
                 ui.backbone = gr.Dropdown(
                     backbones, value=settings.backbone, label=text.BACKBONE, info=text.BACKBONE_INFO, elem_id="ps-backbone"
                 )
-                ui.clear = gr.Button(text.CLEAR, size="sm", variant="secondary")
+                ui.clear = gr.Button(text.CLEAR, size="sm", variant="secondary", elem_id="ps-clear")
             with gr.Column(scale=5, min_width=320):
                 ui.problem = gr.HTML("", elem_id="ps-problem")
                 ui.wrong = gr.HTML("", elem_id="ps-wrong")
@@ -571,6 +617,7 @@ class Read:
         with gr.Row(elem_classes="ps-unseen"):
             ui.goto = gr.Textbox("", elem_id="ps-goto", label="frame")
             ui.go = gr.Button("go", elem_id="ps-go")
+            ui.cleared = gr.Checkbox(False, label="cleared")
 
     def view_of(self) -> list[Any]:
         """The components that say how an image is shown."""
@@ -580,80 +627,70 @@ class Read:
     def wire(self) -> None:
         ui = self.ui
         view_of = self.view_of()
-        asked = [ui.held, ui.file, *view_of, ui.backbone, ui.prompts, ui.target, ui.opacity]
+        asked = [ui.held, ui.screen, ui.file, *view_of, ui.backbone, ui.prompts, ui.target, ui.opacity]
         answered = [ui.wrong, ui.reading, ui.view, ui.result, ui.care, ui.said, ui.classes, ui.levels, ui.center, ui.width]
         volume = [ui.volume, ui.run_all, ui.whole, ui.curve, ui.stop, ui.how]
         controls = [ui.frame, ui.window, ui.invert, ui.areas, ui.strip]
         self.asks, self.answers = asked, [*answered, *volume]  # of `look_anew`, for a tab that changes the question
         opened = [ui.held, ui.file, *controls, ui.drop, ui.problem, *answered, *volume]
 
+        # Whoever looks at something else does not wait for what is under way, and never sees it: handlers ask the screen
+        # (`Screen`). Gradio's own `cancels` would come too late at times, and end the event that is meant to follow.
         running = ui.run_all.click(
-            self.all_frames, [ui.held, ui.file, *view_of, ui.backbone, ui.prompts, ui.how],
+            self.all_frames, [ui.held, ui.screen, ui.file, *view_of, ui.backbone, ui.prompts, ui.how],
             [ui.whole, ui.curve, ui.stop, ui.how],
-            show_progress="minimal", **HIDDEN,
+            show_progress="hidden", **HIDDEN,
         )  # fmt: skip
         ui.stop.click(self.stop, [ui.whole, ui.how], [ui.curve, ui.stop, ui.how], cancels=[running], **HIDDEN)
         ui.how.input(self.repool, [ui.whole, ui.frame, ui.how], ui.curve, show_progress="hidden", **HIDDEN)
-        # whatever changes more than the frame ends the classification of all frames, which was of another view
-        anew: dict[str, Any] = {"cancels": [running], **HIDDEN}
 
-        looking: list[Any] = []  # what another image, or Clear, must not be overtaken by
+        every: dict[str, Any] = {"trigger_mode": "multiple", **HIDDEN}  # also while the one before is under way
+        last: dict[str, Any] = {"trigger_mode": "always_last", **HIDDEN}
 
         def thumbnails(event: Any) -> None:
-            inputs = [ui.held, ui.file, ui.window, ui.center, ui.width, ui.invert, ui.areas]
-            looking.append(event.then(self.thumbnails, inputs, ui.strip, show_progress="hidden", **HIDDEN))
+            inputs = [ui.held, ui.screen, ui.file, ui.window, ui.center, ui.width, ui.invert, ui.areas]
+            event.then(self.thumbnails, inputs, ui.strip, show_progress="hidden", **every)
 
         def then_look(event: Any) -> None:
-            looked = event.then(self.look_anew, asked, [*answered, *volume], show_progress_on=[ui.view, ui.result], **HIDDEN)
-            looking.append(looked)
-            thumbnails(looked)
+            thumbnails(
+                event.then(self.look_anew, asked, [*answered, *volume], show_progress_on=[ui.view, ui.result], **every)
+            )
 
-        opening: list[Any] = []
         for source in (ui.drop, ui.folder):
-            opening.append(
+            then_look(
                 source.upload(
-                    self.open_files, [source, ui.held], opened, concurrency_limit=4, show_progress_on=[ui.view], **anew
+                    self.open_files,
+                    [source, ui.held, ui.screen, ui.cleared],
+                    opened,
+                    concurrency_limit=4,
+                    show_progress_on=[ui.view],
+                    js="(files, held, screen) => [files, held, screen, window.promptscopeCleared]",
+                    **every,
                 )
             )
         for title, button in ui.samples:
-            opening.append(button.click(lambda before, t=title: self.open_sample(t, before), [ui.held], opened, **anew))
-        opening.append(ui.file.input(self.choose_series, [ui.held, ui.file], controls, **anew))
-        for event in opening:
-            then_look(event)
-        for control in (ui.prompts, ui.backbone):
-            looked = control.input(  # the last choice counts, also while an earlier one is being tried
-                self.look_anew,
-                asked,
-                [*answered, *volume],
-                trigger_mode="always_last",
-                show_progress_on=[ui.view, ui.result],
-                **anew,
-            )
-            looking.append(looked)
+            then_look(button.click(lambda *now, t=title: self.open_sample(t, *now), [ui.held, ui.screen], opened, **every))
+        then_look(ui.file.input(self.choose_series, [ui.held, ui.file], controls, **every))
+        for control in (ui.prompts, ui.backbone):  # the last choice counts, also while an earlier one is being tried
+            control.input(self.look_anew, asked, [*answered, *volume], show_progress_on=[ui.view, ui.result], **last)
         for event in (ui.window.input, ui.invert.input, ui.apply.click, ui.areas.submit):
-            then_look(event(lambda: None, **anew))
-        then_look(ui.found.click(self.cover_text, [ui.reading, ui.areas], ui.areas, **anew))
-        then_look(ui.uncover.click(lambda: "", None, ui.areas, **anew))
+            then_look(event(lambda: None, **every))
+        then_look(ui.found.click(self.cover_text, [ui.reading, ui.areas], ui.areas, **every))
+        then_look(ui.uncover.click(lambda: "", None, ui.areas, **every))
         # while a slider moves only the last position is looked at
-        moving: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
-        looking.append(ui.frame.input(self.look, asked, answered, **moving, **HIDDEN))
+        ui.frame.input(self.look, asked, answered, show_progress="hidden", **last)
         for slider in (ui.center, ui.width):
-            looking.append(slider.input(self.look_by_hand, asked, [ui.window, *answered, *volume], **moving, **anew))
+            slider.input(self.look_by_hand, asked, [ui.window, *answered, *volume], show_progress="hidden", **last)
             thumbnails(slider.release(lambda: render.BY_HAND, None, ui.window, **HIDDEN))
-        gone = ui.go.click(lambda value: int(value) if value.isdigit() else gr.skip(), ui.goto, ui.frame, **HIDDEN)
-        looking.append(gone.then(self.look, asked, answered, show_progress="hidden", **HIDDEN))
+        gone = ui.go.click(lambda value: int(value) if value.isdigit() else gr.skip(), ui.goto, ui.frame, **every)
+        gone.then(self.look, asked, answered, show_progress="hidden", **last)
+        chosen = [ui.reading, ui.screen, ui.classes, ui.target, ui.opacity]
         for control in (ui.classes, ui.target):
-            redrawn = control.input(
-                self.redraw, [ui.reading, ui.classes, ui.target, ui.opacity], ui.view, show_progress_on=ui.view, **HIDDEN
-            )
-            looking.append(redrawn)
+            control.input(self.redraw, chosen, ui.view, show_progress_on=ui.view, **last)
         # Fading needs no server: the map is a layer of its own.
         fade = "(v) => { document.querySelectorAll('.ps-map').forEach((m) => { m.style.opacity = v }); }"
         ui.opacity.input(None, [ui.opacity], None, js=fade, **HIDDEN)
-        # what was asked of one image is not answered beside another
-        for source in (ui.drop.upload, ui.folder.upload, ui.file.input, *(button.click for _, button in ui.samples)):
-            source(None, cancels=looking, **HIDDEN)
-        ui.clear.click(self.clear, [ui.held], opened, cancels=[running, *opening, *looking], **HIDDEN)
+        ui.clear.click(self.clear, [ui.held, ui.screen], opened, **every)
 
     def endpoints(self) -> None:
         programs.offer(self.predict, "predict")

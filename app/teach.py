@@ -17,10 +17,10 @@ from typing import Any
 import gradio as gr
 
 import engine
-from app import cases, gallery, parcels, render, teaching, text
+from app import cases, gallery, models, parcels, render, teaching, text
 from app.gallery import Look
 from app.host import HIDDEN, Host, Updates
-from app.read import Read
+from app.read import Read, Screen
 from app.teaching import Guesses, TeachPrograms
 
 POLL_S = 1.0  # between two looks at a training
@@ -93,6 +93,7 @@ class Teach:
         ui, named = self.ui, [(each.title, each.id) for each in tasks.values()]
         return {
             ui.task: gr.update(choices=named, value=task.id if task else None, visible=bool(tasks)),
+            ui.here: task.id if task else "",
             ui.about: gallery.about(task) if task else "",
             ui.change_form: gr.update(visible=task is not None, open=False),
             ui.wanted: time.monotonic(),
@@ -168,13 +169,8 @@ class Teach:
         """The link to a saved set's one file, which never lies in Gradio's cache."""
         if name not in workspace.sets():
             return ""
-        prompts = engine.PromptSet.load(workspace.prompts / name)
-        folder = engine.PrivateFolder()
-        try:
-            packed = prompts.export(folder.path / "set.safetensors").read_bytes()
-        finally:
-            folder.delete()
-        return gallery.exported(name, packed, holds_features=prompts.card["head"] == "cache")
+        prompts = models.stored(workspace.prompts / name)
+        return gallery.exported(name, models.exported(prompts), holds_features=prompts.card["head"] == "cache")
 
     # coming to the tab, and questions
 
@@ -200,16 +196,21 @@ class Teach:
             return {self.ui.wrong: render.error(str(error))}
 
     @_said
-    def choose(self, request: gr.Request | None, name: str) -> Updates:
+    def choose(self, request: gr.Request | None, screen: Screen, name: str) -> Updates:
+        screen.change()
         return self._whole(self.host.seen(request), name)
 
     @_said
-    def adopt(self, request: gr.Request | None, name: str) -> Updates:
+    def adopt(self, request: gr.Request | None, screen: Screen, name: str) -> Updates:
+        screen.change()
         workspace = self.host.workspace(request)
         return self._whole(workspace, workspace.adopt(name or "").id)
 
     @_said
-    def make(self, request: gr.Request | None, title: str, classes: str, modality: str, organ: str) -> Updates:
+    def make(
+        self, request: gr.Request | None, screen: Screen, title: str, classes: str, modality: str, organ: str
+    ) -> Updates:
+        screen.change()
         workspace = self.host.workspace(request)
         names, sentences = _written(classes)
         made = workspace.add_task(title, names, modality or "any", organ or "any", sentences=sentences)
@@ -232,7 +233,8 @@ class Teach:
         return self._whole(workspace, name) | {self.ui.told: _note(text.CHANGED)}
 
     @_said
-    def remove(self, request: gr.Request | None, name: str) -> Updates:
+    def remove(self, request: gr.Request | None, screen: Screen, name: str) -> Updates:
+        screen.change()
         workspace = self.host.seen(request)
         title = workspace.task(name).title
         workspace.remove_task(name)
@@ -241,7 +243,8 @@ class Teach:
         return self._whole(workspace, next(iter(workspace.tasks()), "")) | {self.ui.removed: name, self.ui.restore: back}
 
     @_said
-    def restore(self, request: gr.Request | None, name: str) -> Updates:
+    def restore(self, request: gr.Request | None, screen: Screen, name: str) -> Updates:
+        screen.change()
         workspace = self.host.seen(request)
         return self._whole(workspace, workspace.restore_task(name).id) | {self.ui.restore: gr.update(visible=False)}
 
@@ -281,7 +284,7 @@ class Teach:
         task = workspace.add_label(name, folder)
         workspace.label(name, brought.unknown[folder], task.names[-1])
         left = Brought(name, {other: ids for other, ids in brought.unknown.items() if other != folder})
-        said = _note(text.GIVEN.format(count=len(brought.unknown[folder]), name=task.labels[-1].display))
+        said = _note(text.GIVEN.format(images=text.images(len(brought.unknown[folder])), name=task.labels[-1].display))
         return self._cases(workspace, task, Look(how, only), guesses) | {
             self.ui.about: gallery.about(task),
             self.ui.only: gr.update(choices=_filters(task)),
@@ -294,19 +297,20 @@ class Teach:
 
     @_said
     def look(
-        self, request: gr.Request | None, name: str | None, how: str, only: str, page: int, guesses: Guesses
+        self, request: gr.Request | None, screen: Screen, name: str, how: str, only: str, page: int, guesses: Guesses
     ) -> Updates:
         """The gallery in another order, of other cases, or another page of it."""
         if not name:
             return {self.ui.page: 0}
-        workspace = self.host.seen(request)
-        return self._cases(workspace, workspace.task(name), Look(how, only, page), guesses)
+        workspace, now = self.host.seen(request), screen.study
+        found = self._cases(workspace, workspace.task(name), Look(how, only, page), guesses)
+        return found if screen.study == now else {self.ui.page: gr.skip()}
 
     def draw(
-        self, request: gr.Request | None, name: str | None, how: str, only: str, page: int, guesses: Guesses
+        self, request: gr.Request | None, screen: Screen, name: str, how: str, only: str, page: int, guesses: Guesses
     ) -> Updates:
         """As `look`, after something that may have said what is wrong."""
-        found = self.look(request, name, how, only, page, guesses)
+        found = self.look(request, screen, name, how, only, page, guesses)
         return {part: new for part, new in found.items() if new or part is not self.ui.wrong}
 
     @_said
@@ -338,7 +342,7 @@ class Teach:
             return self._cases(workspace, task, Look(how, only, page), guesses) | found
         return found | {ui.balance: gallery.balance(task, workspace.cases(task.id))}
 
-    def guess(self, request: gr.Request | None, name: str | None, backbone: str, watched: str) -> Iterator[Updates]:
+    def guess(self, request: gr.Request | None, screen: Screen, name: str, backbone: str, watched: str) -> Iterator[Updates]:
         """What the model thinks of every case: the newest training's set, else plain words. Not while a training needs the
         cores. `look` draws it, in the order that is chosen by then."""
         ui = self.ui
@@ -346,9 +350,11 @@ class Teach:
             yield {ui.guessing: ""}
             return
         try:
-            workspace = self.host.seen(request)
+            workspace, now = self.host.seen(request), screen.study
             total = len(workspace.cases(name))
             for found in teaching.guessed(self.host, workspace, workspace.task(name), backbone, request):
+                if screen.study != now:
+                    return
                 progress = text.GUESSING.format(done=len(found.of), total=total)
                 yield {ui.guessing: f'<p class="ps-small" role="status">{progress}</p>', ui.guesses: found}
         except engine.EngineError as error:
@@ -375,7 +381,7 @@ class Teach:
         ids = _parsed(sent)
         if not isinstance(ids, list) or not ids:
             raise engine.DataError(text.NONE_TO_ERASE, text.NONE_TO_ERASE_HINT)
-        said = text.ERASE_CASES_SURE.format(count=len(ids)) + self._learned(self.host.seen(request), name)
+        said = text.ERASE_CASES_SURE.format(images=text.images(len(ids))) + self._learned(self.host.seen(request), name)
         return {self.ui.sure: gr.update(visible=True), self.ui.sure_of: _question(said), self.ui.doomed: {"cases": ids}}
 
     def _learned(self, workspace: engine.Workspace, name: str) -> str:
@@ -386,26 +392,39 @@ class Teach:
     @_said
     def ask_erase_patient(self, request: gr.Request | None, name: str, patient: str | None) -> Updates:
         if not patient:
-            return {}
+            raise engine.DataError(text.NO_PATIENT, text.NO_PATIENT_HINT)
         workspace = self.host.seen(request)
         count = sum(case.patient == patient for case in workspace.cases(name))
-        said = text.ERASE_PATIENT_SURE.format(patient=patient, count=count) + self._learned(workspace, name)
+        said = text.ERASE_PATIENT_SURE.format(patient=patient, images=text.images(count)) + self._learned(workspace, name)
         doomed = {"patient": patient}
         return {self.ui.sure: gr.update(visible=True), self.ui.sure_of: _question(said), self.ui.doomed: doomed}
+
+    @_said
+    def ask_erase_older(self, request: gr.Request | None, days: float | None) -> Updates:
+        workspace, days = self.host.seen(request), float(days or 0)
+        count = engine.count_older(workspace, days)
+        if not count:
+            raise engine.DataError(text.NONE_OLDER.format(days=days))
+        said = text.ERASE_OLDER_SURE.format(images=text.images(count), days=days)
+        return {self.ui.sure: gr.update(visible=True), self.ui.sure_of: _question(said), self.ui.doomed: {"days": days}}
 
     @_said
     def erase(
         self, request: gr.Request | None, name: str, doomed: dict[str, Any], how: str, only: str, page: int, guesses: Guesses
     ) -> Updates:
         workspace = self.host.seen(request)
-        if "patient" in doomed:
-            count = engine.erase_patient(workspace, name, str(doomed["patient"]))
-        else:
-            count = engine.erase_cases(workspace, name, teaching.case_ids(doomed.get("cases", [])))
+        count = teaching.erased(workspace, name, doomed)
         task = workspace.task(name)
         found = self._cases(workspace, task, Look(how, only, page), guesses) | self._trainings(workspace, task)
         gone = {self.ui.sure: gr.update(visible=False), self.ui.doomed: {}, self.ui.case: ""}
-        return found | gone | {self.ui.told: _note(text.ERASED.format(count=count))}
+        return found | gone | {self.ui.told: _note(text.ERASED.format(images=text.images(count)))}
+
+    def _kept(self) -> str:
+        """How long things are kept, in a sentence."""
+        if self.host.settings.is_public:
+            return text.KEEPING_VISIT.format(minutes=self.host.settings.idle_minutes)
+        days = engine.keep_cases_days()
+        return text.KEEPING_INFO if days is None else text.KEEPING_DAYS.format(days=days)
 
     def back_up(self, request: gr.Request | None) -> tuple[str, str]:
         """(parcel, what is wrong)."""
@@ -440,11 +459,15 @@ class Teach:
         return self._jobs(workspace, workspace.jobs(name))
 
     @_said
-    def poll(self, request: gr.Request | None, name: str | None, watched: str) -> Updates:
+    def poll(self, request: gr.Request | None, screen: Screen, name: str, watched: str) -> Updates:
         """How far the training is; when it is done, its result."""
         if not name:
             return {self.ui.timer: gr.update(active=False)}
-        workspace = self.host.seen(request)
+        now = screen.study
+        found = self._polled(self.host.seen(request), name, watched)
+        return found if screen.study == now else {self.ui.timer: gr.skip()}
+
+    def _polled(self, workspace: engine.Workspace, name: str, watched: str) -> Updates:
         jobs = workspace.jobs(name)
         if any(job.id == watched and job.state == "done" for job in jobs):
             found = self._trainings(workspace, workspace.task(name), watched)
@@ -520,6 +543,8 @@ class Teach:
     def lay_out(self) -> None:
         ui, settings = self.ui, self.host.settings
         ui.guesses, ui.brought, ui.page = gr.State(Guesses()), gr.State(Brought()), gr.State(0)
+        ui.screen = gr.State(Screen())
+        ui.here = gr.State("")  # the question on the screen: the list's own value may be behind when an event asks for it
         ui.wanted = gr.State(0.0)  # changes when the model should look at the cases again
         ui.watched, ui.removed, ui.doomed = gr.State(""), gr.State(""), gr.State({})
         ui.timer = gr.Timer(POLL_S, active=False)
@@ -601,17 +626,20 @@ class Teach:
                     ui.guessing = gr.HTML("", elem_id="ps-guessing")
                     ui.pages = gr.HTML("", elem_id="ps-pages")
                     with gr.Accordion(text.KEEPING, open=False, elem_id="ps-keeping"):
-                        kept = (
-                            text.KEEPING_VISIT.format(minutes=settings.idle_minutes)
-                            if settings.is_public
-                            else text.KEEPING_INFO
-                        )
-                        gr.HTML(f'<p class="ps-small">{kept}</p>')
+                        gr.HTML(f'<p class="ps-small">{self._kept()}</p>')
                         with gr.Row(equal_height=True):
                             ui.patient = gr.Dropdown([], label=text.PATIENT, min_width=90, elem_id="ps-patient")
                             ui.erase_patient = gr.Button(
                                 text.ERASE_PATIENT, size="sm", min_width=100, elem_id="ps-erase-patient"
                             )
+                        if not settings.is_public:
+                            with gr.Row(equal_height=True):
+                                ui.older = gr.Number(
+                                    90, label=text.OLDER, precision=0, minimum=0, min_width=90, elem_id="ps-older"
+                                )
+                                ui.erase_older = gr.Button(
+                                    text.ERASE_OLDER, size="sm", min_width=100, elem_id="ps-erase-older"
+                                )
                         ui.back_up = gr.Button(text.BACK_UP, size="sm", elem_id="ps-back-up")
                         gr.HTML(f'<p class="ps-small">{text.BACKUP_INFO}</p>')
                 with gr.Tab(text.RESULT_TAB, id="result"):
@@ -640,32 +668,27 @@ class Teach:
         quiet: dict[str, Any] = {"show_progress": "hidden", **HIDDEN}
         shown = [ui.sort, ui.only, ui.page, ui.guesses]
         for event, handler, inputs in (
-            (ui.adopt.click, self.adopt, ui.known),
-            (ui.make.click, self.make, [ui.title, ui.classes, ui.modality, ui.organ]),
+            (ui.adopt.click, self.adopt, [ui.screen, ui.known]),
+            (ui.make.click, self.make, [ui.screen, ui.title, ui.classes, ui.modality, ui.organ]),
             (ui.change.click, self.change, [ui.task, ui.new_title, ui.new_classes]),
-            (ui.remove.click, self.remove, ui.task),
-            (ui.restore.click, self.restore, ui.removed),
-            (ui.task.input, self.choose, ui.task),
+            (ui.remove.click, self.remove, [ui.screen, ui.task]),
+            (ui.restore.click, self.restore, [ui.screen, ui.removed]),
         ):
             event(handler, inputs, every, **quiet)
-        # beside what people may just be choosing and typing
+        ui.task.input(self.choose, [ui.screen, ui.task], every, trigger_mode="always_last", **quiet)
+        # beside what people may just be choosing and typing; of what comes in one after the other nothing may be passed over
         drawn = [ui.gallery, ui.tools, ui.guessing, ui.pages, ui.page, ui.balance, ui.patient, ui.wrong]
-        draw: Any = {"fn": self.draw, "inputs": [ui.task, *shown], "outputs": drawn, **quiet}
-        # of what comes in one after the other nothing may be passed over
+        draw: Any = {"fn": self.draw, "inputs": [ui.screen, ui.here, *shown], "outputs": drawn, "trigger_mode": "always_last", **quiet}  # fmt: skip
         came = [ui.task, ui.files]
         ui.files.change(self.bring, came, every, trigger_mode="multiple", concurrency_limit=4, **quiet).then(**draw)
         folder = [ui.task, ui.stray, ui.brought, ui.sort, ui.only, ui.guesses]
         ui.stray.change(self.add_class, folder, every, trigger_mode="multiple", concurrency_limit=1, **quiet)
-        looked = [ui.task, ui.backbone, ui.watched]
-        guessing = [ui.wanted.change(self.guess, looked, [ui.guessing, ui.guesses], **quiet)]
-        guessing[0].then(**draw)
+        looked = [ui.screen, ui.here, ui.backbone, ui.watched]
+        ui.wanted.change(self.guess, looked, [ui.guessing, ui.guesses], **quiet).then(**draw)
         ui.backbone.input(time.monotonic, None, ui.wanted, **quiet)
-        # what was asked of one task is not answered in another
-        for source in (ui.task.input, ui.adopt.click, ui.make.click, ui.remove.click, ui.restore.click):
-            source(None, cancels=guessing, **HIDDEN)
-        first = [ui.task, ui.sort, ui.only, gr.State(0), ui.guesses]
+        first = [ui.screen, ui.here, ui.sort, ui.only, gr.State(0), ui.guesses]
         for control in (ui.sort, ui.only):
-            control.input(self.look, first, every, **quiet)
+            control.input(self.look, first, every, trigger_mode="always_last", **quiet)
         ui.turned.change(
             lambda page: int(page) if page.strip().isdigit() else 0, ui.turned, ui.page, queue=False, **quiet
         ).then(**draw)
@@ -676,6 +699,8 @@ class Teach:
         )
         ui.to_erase.change(self.ask_erase, [ui.task, ui.to_erase], every, **quiet)
         ui.erase_patient.click(self.ask_erase_patient, [ui.task, ui.patient], every, **quiet)
+        if not self.host.settings.is_public:
+            ui.erase_older.click(self.ask_erase_older, ui.older, every, **quiet)
         ui.erase.click(self.erase, [ui.task, ui.doomed, *shown], every, **quiet)
         ui.spare.click(lambda: (gr.update(visible=False), {}), None, [ui.sure, ui.doomed], **quiet)
         parcels.saved_by(ui.back_up, self.back_up, [], [ui.wrong])
@@ -684,7 +709,7 @@ class Teach:
         ui.method.input(self.options_of, [ui.method, ui.task], [ui.options], **quiet)
         plan = [ui.task, ui.budget, ui.backbone, ui.method, ui.options, ui.views_of, ui.seed]
         ui.teach.click(self.begin, plan, every, trigger_mode="once", **quiet)
-        ui.timer.tick(self.poll, [ui.task, ui.watched], every, trigger_mode="once", **quiet)
+        ui.timer.tick(self.poll, [ui.screen, ui.here, ui.watched], every, trigger_mode="once", **quiet)
         ui.stop.click(self.stop, ui.task, every, **quiet)
         ui.resume.click(self.resume, ui.task, every, **quiet)
 
@@ -777,13 +802,15 @@ def _done(workspace: engine.Workspace, act: Any) -> tuple[str, bool]:
     try:
         task = workspace.task(str(act["task"]))
         if act.get("undo"):
-            count = workspace.undo(task.id)
-            return text.UNDONE.format(count=count) if count else text.NOTHING_TO_UNDO, True
+            changed = set(workspace.undo(task.id))
+            numbers = [case.number for case in workspace.cases(task.id) if case.id in changed]
+            return text.UNDONE.format(images=text.numbered(numbers)) if numbers else text.NOTHING_TO_UNDO, True
         chosen, label = teaching.case_ids(act["cases"]), str(act["label"])
     except (KeyError, TypeError, AttributeError) as error:
         raise engine.DataError(text.SENT_BADLY) from error
     workspace.label(task.id, chosen, label)
-    return text.GIVEN.format(count=len(chosen), name=gallery.display(task, label) or text.NO_LABEL), False
+    name = gallery.display(task, label) or text.NO_LABEL
+    return text.GIVEN.format(images=text.images(len(chosen)), name=name), False
 
 
 def _active(jobs: Sequence[engine.Job]) -> list[engine.Job]:

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 import engine
-from app import cases, compute, gallery, programs, text
+from app import cases, compute, gallery, models, programs, text
 from app.gallery import Look
 from app.host import Host
 
@@ -164,13 +164,13 @@ class TeachPrograms:
         return {"labelled": len(set(chosen)), "balance": workspace.balance(task)}
 
     def undo(self, request: gr.Request | None, task: str) -> dict[str, Any]:
-        """Takes back the last act of labelling in a question; says how many images changed.
+        """Takes back the last act of labelling in a question.
 
         task: the question's id
-        Returns: how many, and images and patients of each class
+        Returns: ids of the images that it had changed, and images and patients of each class
         """
         workspace = self.host.seen(request)
-        return {"changed": workspace.undo(task), "balance": workspace.balance(task)}
+        return {"changed": list(workspace.undo(task)), "balance": workspace.balance(task)}
 
     def erase_cases(self, request: gr.Request | None, task: str, cases: list[int]) -> dict[str, Any]:
         """Deletes images for good: files, labels, features, results. There is no undo.
@@ -179,7 +179,7 @@ class TeachPrograms:
         cases: ids of the images, as `cases` gives them
         Returns: how many are gone
         """
-        return {"erased": engine.erase_cases(self.host.seen(request), task, case_ids(cases))}
+        return {"erased": erased(self.host.seen(request), task, {"cases": cases})}
 
     def erase_patient(self, request: gr.Request | None, task: str, patient: str) -> dict[str, Any]:
         """Deletes everything of one patient for good, in all questions. There is no undo.
@@ -188,7 +188,15 @@ class TeachPrograms:
         patient: the pseudonym, as "P3"
         Returns: how many images are gone
         """
-        return {"erased": engine.erase_patient(self.host.seen(request), task, patient)}
+        return {"erased": erased(self.host.seen(request), task, {"patient": patient})}
+
+    def erase_older(self, request: gr.Request | None, days: float) -> dict[str, Any]:
+        """Deletes images of all questions that were brought more than so many days ago, for good. There is no undo.
+
+        days: 0 for all
+        Returns: how many images are gone
+        """
+        return {"erased": erased(self.host.seen(request), "", {"days": days})}
 
     def least_sure(
         self, request: gr.Request | None, task: str, backbone: str = "scope-mini", count: int = 10, unlabelled: bool = True
@@ -304,8 +312,8 @@ class TeachPrograms:
     def endpoints(self) -> None:
         for method in (
             self.tasks, self.make_task, self.adopt_task, self.change_task, self.remove_task, self.restore_task,
-            self.add_images, self.cases, self.label, self.undo, self.erase_cases, self.erase_patient, self.least_sure,
-            self.teach, self.job, self.jobs, self.stop_job, self.resume_job, self.result, self.keep,
+            self.add_images, self.cases, self.label, self.undo, self.erase_cases, self.erase_patient, self.erase_older,
+            self.least_sure, self.teach, self.job, self.jobs, self.stop_job, self.resume_job, self.result, self.keep,
             self.back_up,
         ):  # fmt: skip
             programs.offer(method, method.__name__)
@@ -336,10 +344,9 @@ def _guesser(
 ) -> tuple[engine.PromptSet, str, compute.Asked]:
     """The set of the newest training that knows the task's classes as they are now, else one from words alone."""
     for job in workspace.jobs(task.id):
-        places = (workspace.prompts / job.prompt_set, workspace.jobs_folder / job.id / "prompts")
-        place = next((p for p in places if p.name and (p / "card.json").is_file()), None)
-        if job.state == "done" and place and (not job.prompt_set or job.prompt_set in workspace.sets()):
-            prompts = engine.PromptSet.load(place)
+        place = workspace.prompts / job.prompt_set if job.prompt_set else workspace.jobs_folder / job.id / "prompts"
+        if job.state == "done" and (place / "card.json").is_file():
+            prompts = models.stored(place)
             if prompts.labels == task.names:
                 asked = host.asked(request, job.asked["backbone"], task.id)
                 prompts.check(host.backbone(asked.backbone))
@@ -375,6 +382,19 @@ def taken(
             if step.added or time.monotonic() - last > often_s:
                 last = time.monotonic()
                 yield step, gone
+
+
+def erased(workspace: engine.Workspace, task: str, doomed: Mapping[str, Any]) -> int:
+    """How many images are gone. doomed : {"cases": ids}, {"patient": "P3"}, or {"days": of all tasks, the older ones}. Raises
+    DataError."""
+    if "days" in doomed:
+        count = engine.erase_older(workspace, float(doomed["days"]))
+    elif "patient" in doomed:
+        count = engine.erase_patient(workspace, task, str(doomed["patient"]))
+    else:
+        count = engine.erase_cases(workspace, task, case_ids(doomed.get("cases", [])))
+    models.forget(workspace)
+    return count
 
 
 def case_ids(asked: Any) -> list[int]:

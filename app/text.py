@@ -1,6 +1,21 @@
 """Every sentence on the page, the disclaimer first."""
 
+from collections.abc import Sequence
+
 from engine import NOTICE as NOTICE
+
+
+def images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def numbered(numbers: Sequence[int]) -> str:
+    """Images by their numbers where these are few: "images 3, 7 and 9"."""
+    if len(numbers) > 5:
+        return images(len(numbers))
+    *most, last = map(str, sorted(numbers))
+    return f"images {', '.join(most)} and {last}" if most else f"image {last}"
+
 
 TITLE = "PromptScope"
 SUBTITLE = "What does a vision-language model see in this image, and where?"
@@ -132,15 +147,15 @@ BRING_FIRST = "First say in step 1 what you want to tell apart."
 SENDING = "Sending files"
 SEND_FAILED = "The files did not arrive. Check the connection, and that no file is larger than {mb} MB; then try again."
 COMING = "Files are read: {share}"
-ADDED = "{cases} new images."
+ADDED = "{images} added."
 ADDED_NONE = "No new image."
 CAME_LABELLED = "{count} came with their class."
-AGAIN = "{count} were here already and were not added twice."
+AGAIN = "Here already and not added twice: {count}."
 CONTRARY = "{count} of these came with another class, patient, group or split now; they keep what they have."
 REMOVED_HERE = "Left behind at the door: {what}."
-UNKNOWN = "The folder or value {name} is no class of this question ({count} images)."
+UNKNOWN = "The folder or value {name} is no class of this question ({images})."
 AS_CLASS = "Make it a class"
-LEFT_OUT = "{count} files were left out"
+LEFT_OUT = "Files left out: {count}"
 SENT_BADLY = "What the page sent is not understood."
 NOT_UPLOADED = "{name!r} is no file that was uploaded to this page."
 NOT_UPLOADED_HINT = "Upload it: addresses and paths of other machines are not opened."
@@ -163,6 +178,7 @@ FEW = "Fewer than {few} images: {names}. The result will be uncertain."
 CLASSES = "{count} classes"
 KEEPING = "Back up and delete"
 KEEPING_INFO = "Images, classes and trainings stay on the machine that serves this page until you delete them here."
+KEEPING_DAYS = "Images stay on the machine that serves this page, and are deleted {days} days after they came."
 KEEPING_VISIT = "This is a public page: everything here is deleted when you leave, at the latest {minutes} minutes after you were last seen."
 BACK_UP = "Save a backup"
 BACKUP_LARGE = "The backup has {megabytes} MB or more; at most {most} MB pass through the page."
@@ -171,14 +187,22 @@ BACKUP_HINT_PUBLIC = "Delete images that you do not need in it."
 BACKUP_INFO = "One file with your images, classes and trainings. Keep it as you keep patients' images."
 PATIENT = "Patient"
 ERASE_PATIENT = "Delete this patient"
-ERASE_CASES_SURE = "Delete {count} images for good? Their files, classes and results go, too. This cannot be undone."
+NO_PATIENT = "No patient is chosen."
+NO_PATIENT_HINT = "Choose one in the list; patients are named where the files name them."
+OLDER = "Older than (days)"
+ERASE_OLDER = "Delete these images"
+ERASE_OLDER_SURE = (
+    "Delete {images} of all your questions, brought more than {days:g} days ago, for good? This cannot be undone."
+)
+NONE_OLDER = "No image was brought more than {days:g} days ago."
+ERASE_CASES_SURE = "Delete {images} for good, with files, classes and results? This cannot be undone."
 ERASE_PATIENT_SURE = (
-    "Delete everything of {patient} ({count} images here, and those in other questions) for good? This cannot be undone."
+    "Delete everything of {patient} ({images} here, and those in other questions) for good? This cannot be undone."
 )
 LEARNED_FROM = "Saved prompt sets stay unless they keep features of images: {names}."
 ERASE_YES = "Delete for good"
 ERASE_NO = "Keep"
-ERASED = "{count} images are deleted."
+ERASED = "Deleted: {images}."
 NONE_TO_ERASE = "No image is chosen."
 NONE_TO_ERASE_HINT = "Click the images first."
 
@@ -213,10 +237,10 @@ TWIN = "looks like image {number}"
 GUESS = "the model thinks {name}, {sure}"
 GUESSES = "Below each class, what the model thinks and how sure it is: {by}"
 GUESSED_FROM_WORDS = "before it is taught, from the names of the classes alone."
-GUESSED_BY = "after your training of {when}."
+GUESSED_BY = "after your training of {when}. It has learned from the images that had a class: of those, this is no test."
 GUESSING = "The model looks at the images: {done} of {total}"
-GIVEN = "{count} images: {name}"
-UNDONE = "Taken back for {count} images."
+GIVEN = "{images}: {name}"
+UNDONE = "Taken back for {images}."
 NOTHING_TO_UNDO = "There is nothing to take back."
 LOST = "The page had no answer for a while. The images now show what is saved: look at the last classes that you gave."
 PREVIOUS = "← Previous"
@@ -306,7 +330,7 @@ RECOGNISED = "{truth}: recognised, {sure}"
 TAKEN_FOR = "{truth}: taken for {answer}, {sure}"
 IN_CELL = "“{truth}” taken for “{answer}”"
 HARDEST = "The hardest images"
-ERASED_SINCE = "{count} images of this result have been deleted since."
+ERASED_SINCE = "Deleted since, of this result: {images}."
 DESIGNS = {
     "cross-validated": "Every image was tested by a model that had not learned from it or from its patient ({folds} parts took turns).",
     "held-out": "Tested on the images that you had set apart for that.",
@@ -436,7 +460,7 @@ SAID_ELSE = "said: {names}"
 MORE_IMAGES = "and {count} more"
 CALIBRATION = "Do the probabilities mean what they say?"
 CALIBRATION_HELP = "Each dot: images that got about this probability, and the share of them that was right; a larger dot is more images. On the line is honest, below it too sure."
-BIN = "{count} images: given {given}, right {right}"
+BIN = "{images}: given {given}, right {right}"
 GIVEN_P = "given"
 SAY_THE_SAME = "How often do two say the same?"
 KAPPA = "kappa: agreement beyond chance; 1 is always, 0 is chance."

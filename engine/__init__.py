@@ -31,7 +31,7 @@ from engine.compare import care as comparison_care
 from engine.compare import in_words as comparison_words
 from engine.data import SAMPLERS, base_and_novel, check_examples, hold_out, of_classes, read_examples, straddling
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError, Stopped
-from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, paired_difference
+from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, in_points, paired_difference
 from engine.explain import EXPLANATIONS, explain, explanations_for
 from engine.features import check_files, features_of, views_of
 from engine.importing import checkpoint_methods, import_bank, import_checkpoint
@@ -74,9 +74,11 @@ from engine.workspace import (
     back_up,
     carry_out,
     check,
+    count_older,
     erase_cases,
     erase_older,
     erase_patient,
+    keep_cases_days,
     learned_from,
     look_after,
     restore,
@@ -175,6 +177,7 @@ __all__ = [
     "comparison_rows",
     "comparison_table",
     "comparison_words",
+    "count_older",
     "cover",
     "csv_cell",
     "curves",
@@ -196,9 +199,11 @@ __all__ = [
     "hold_out",
     "import_bank",
     "import_checkpoint",
+    "in_points",
     "instant",
     "inverted",
     "is_flat",
+    "keep_cases_days",
     "layer",
     "learned_from",
     "library",

@@ -192,7 +192,7 @@ class Bin:
 @dataclass(frozen=True)
 class Column:
     """One set on the cases. probabilities (N, C) in the comparison's order of classes; differences : to the first set, by
-    metric, empty for the first itself; forward_s : of the image tower for one image; scoring_s : of this set on top."""
+    metric, empty for the first itself; is_apart : that by the measure is not chance (`evaluate.clearly`); forward_s : of the image tower for one image; scoring_s : of this set on top."""
 
     name: str
     card: dict[str, Any]
@@ -200,6 +200,7 @@ class Column:
     probabilities: np.ndarray
     metrics: dict[str, Interval]
     differences: dict[str, Interval]
+    is_apart: bool
     calibration: tuple[Bin, ...]
     is_shared_image: bool
     forward_s: float
@@ -393,6 +394,10 @@ def _compared(
     units = [unit(examples[i]) for i in cases]
     said = [probabilities for _, probabilities, *_ in rows]
     measure = deciding_measure(truth)
+    differences = [
+        {m: paired_difference(truth, said[0], probabilities, units, m) for m in COMPARED} if i else {}
+        for i, probabilities in enumerate(said)
+    ]
     columns = tuple(
         Column(
             name=of.name,
@@ -400,7 +405,8 @@ def _compared(
             judged=of.judged,
             probabilities=probabilities,
             metrics=with_intervals(truth, probabilities, units),
-            differences={m: paired_difference(truth, said[0], probabilities, units, m) for m in COMPARED} if i else {},
+            differences=differences[i],
+            is_apart=i > 0 and clearly(truth, said[0], probabilities, units, differences[i][measure]) != 0,
             calibration=calibration(truth, probabilities),
             is_shared_image=of.prompts.is_shared_image,
             forward_s=forward_s,

@@ -241,7 +241,7 @@ class Sandbox:
                 worker = worker or _Worker(self.limits)
                 fresh = not worker.served
                 try:
-                    said, pixels = worker.ask({"ask": what, "path": str(path), **more})
+                    said, pixels = worker.ask({"ask": what, "path": os.path.abspath(path), **more})
                 except TimeoutError:
                     worker.end()
                     raise ImageError(
@@ -310,7 +310,7 @@ class Sandbox:
 
     def open_file(self, path: Path, name: str = "", keeps: PrivateFolder | None = None) -> list[Series]:
         """What one file holds, its frames not yet decoded. name : in place of the file's own. Raises ImageError."""
-        name = name or path.name
+        name, path = name or path.name, path.absolute()  # frames are asked for later, from wherever one stands then
         said, _ = self.ask("describe", path, name)
         with _understood(name):
             return [_remote(self, path, i, name, keeps, each) for i, each in enumerate(said["series"])]

@@ -26,6 +26,7 @@ EXAMPLES = {
     "backbone": '"scope-mini"',
     "cases": "[1, 2, 3]",
     "classes": '["benign", "malignant"]',
+    "days": "90",
     "edit_bank.sentences": '["a smooth oval mass with a thin wall"]',
     "entries": '["words:zero-shot", "set:mine-scope-mini"]',
     "file": 'handle_file("study.dcm")',

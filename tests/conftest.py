@@ -22,7 +22,7 @@ if str(ROOT) not in sys.path:
 import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 import pytest  # noqa: E402
-from postgres import Server, programs  # noqa: E402
+from postgres import running  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import (  # noqa: E402
@@ -111,6 +111,12 @@ def write_dicom():
     return make_dicom
 
 
+def pytest_collection_modifyitems(items):
+    """Files that take longest come first: workers that share the files then end together (Makefile: --no-loadscope-reorder)."""
+    slow = ("test_browser", "test_walk", "test_crowd", "test_kill", "test_app", "test_queue", "test_teach", "test_privacy")
+    items.sort(key=lambda item: not item.path.name.startswith(slow))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory):
     """No test reads or writes the user's feature store or workspace."""
@@ -135,13 +141,8 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def postgres():
-    """A running server (tests/postgres.py). Skips loudly where there is none."""
-    place = programs()
-    if place is None:
-        pytest.skip("NO POSTGRESQL: scripts/setup.sh could not install it, so nothing was checked against a real server.")
-    server = Server(place)
-    yield server
-    server.delete()
+    """A running server (tests/postgres.py), one for all tests."""
+    yield from running()
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+import pytest
 
 
 def programs() -> Path | None:
@@ -22,6 +24,16 @@ def programs() -> Path | None:
     named = os.environ.get("PROMPTSCOPE_POSTGRES")
     places = [Path(named)] if named else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((place for place in places if (place / "initdb").exists()), None)
+
+
+def running() -> Iterator[Server]:
+    """A server, deleted afterwards. Skips loudly where there is none."""
+    place = programs()
+    if place is None:
+        pytest.skip("NO POSTGRESQL: scripts/setup.sh could not install it, so nothing was checked against a real server.")
+    server = Server(place)
+    yield server
+    server.delete()
 
 
 class Server:

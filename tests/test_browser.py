@@ -45,15 +45,17 @@ pytestmark = [
 
 
 @contextmanager
-def running(folder: Path, **variables: str) -> Iterator[tuple[str, Path]]:
-    """`python -m app` in a process of its own, with its cache and log in the folder: its address, and the log."""
+def running(folder: Path, before: str = "pass", **variables: str) -> Iterator[tuple[str, Path]]:
+    """`python -m app` in a process of its own, with its cache and log in the folder: its address, and the log. before : Python
+    to run in it first."""
     port, log = free_port(), folder / "log"
     environment = os.environ | {"PROMPTSCOPE_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "cache")} | variables
     with log.open("w") as said:
-        server = subprocess.Popen([sys.executable, "-m", "app"], cwd=ROOT, env=environment, stdout=said, stderr=said)
+        program = f"import runpy; {before}; runpy.run_module('app', run_name='__main__')"
+        server = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=said, stderr=said)
         url = f"http://127.0.0.1:{port}/"
         try:
-            for _ in range(240):
+            for _ in range(1200):
                 assert server.poll() is None, log.read_text()
                 try:
                     urllib.request.urlopen(url, timeout=2).close()
@@ -61,7 +63,7 @@ def running(folder: Path, **variables: str) -> Iterator[tuple[str, Path]]:
                 except urllib.error.HTTPError:  # it asks for a password
                     break
                 except OSError:
-                    time.sleep(0.5)
+                    time.sleep(0.1)
             yield url, log
             assert "Traceback" not in log.read_text(), log.read_text()[-1500:]
         finally:
@@ -476,4 +478,22 @@ def test_clear_is_not_overtaken_by_what_was_asked_before(visit, series):
     expect(visit.locator("#ps-view")).to_contain_text("No image yet")
     expect(visit.locator(".ps-thumb")).to_have_count(0)
     upload(visit, CT)  # and the page goes on
+    expect(visit.locator("#ps-bars .ps-bars")).to_be_visible(timeout=60_000)
+
+
+def test_what_is_still_on_its_way_at_clear_is_not_opened(visit, series):
+    """Bug: files that took long to arrive were opened after Clear."""
+
+    def slowly(route) -> None:
+        time.sleep(1.5)
+        route.continue_()
+
+    visit.route("**/upload*", slowly)
+    visit.locator("#ps-drop input[type=file]").set_input_files(series)
+    with visit.expect_response("**/upload*", timeout=30_000):
+        visit.get_by_role("button", name="Clear", exact=True).click()
+    visit.wait_for_timeout(4000)
+    expect(visit.locator("#ps-view")).to_contain_text("No image yet")
+    visit.unroute("**/upload*")
+    upload(visit, CT)
     expect(visit.locator("#ps-bars .ps-bars")).to_be_visible(timeout=60_000)

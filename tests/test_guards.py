@@ -5,6 +5,7 @@ Run: python -m pytest tests/test_guards.py
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.server
 import json
@@ -13,9 +14,11 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import httpx
 import pytest
 from conftest import free_port
+from gradio.state_holder import SessionState
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, AuthenticationError
 
@@ -381,3 +384,19 @@ def test_nothing_that_was_asked_is_kept_by_the_browser_or_by_gradio(served):
     assert marked in Path(place).read_bytes()
     assert '"ok"' in outcome(served, "predict", {"file": {"path": place}, "prompts": "modality"})
     assert not [p for p in served.uploads.rglob("*") if p.is_file() and marked in p.read_bytes()]
+
+
+def test_a_number_beyond_a_slider_is_the_nearest_within_also_where_the_bounds_have_changed():
+    """Bug: the window of one image was beyond the bounds of the next, which was a traceback in the log."""
+    with guard.Blocks() as demo:
+        slider = gr.Slider(-10, 10)
+        slider.input(lambda value: value, slider, None)
+    (asked,) = demo.fns.values()
+    state = SessionState(demo)
+
+    def given(value: float) -> list[float]:
+        return asyncio.run(demo.preprocess_data(asked, [value], state))
+
+    assert [given(value) for value in (99, -99, 3)] == [[10], [-10], [3]]
+    state[slider._id] = gr.Slider(0, 5, render=False)
+    assert [given(value) for value in (9, -9, 3)] == [[5], [0], [3]]

@@ -86,7 +86,7 @@ def test_a_backup_makes_the_workspace_again_on_either_database(workspace, target
     bring(again, task, {"9.png": picture(9), "8.png": picture(8), "t.csv": table})
     assert [(case.number, case.patient) for case in again.cases(task)][-2:] == [(6, "P2"), (7, "P3")]
     again.label(task, [again.cases(task)[-1].id], "")
-    assert again.undo(task) == 1
+    assert len(again.undo(task)) == 1
     again.close()
 
 
@@ -298,8 +298,10 @@ def test_cases_are_kept_for_as_long_as_the_variable_says(workspace, monkeypatch)
     assert engine.look_after(workspace) == 1
     assert [case.number for case in workspace.cases(task)] == [1, 3]
     for wrong in (-1, float("nan")):
-        with pytest.raises(engine.DataError, match=rf"older than {wrong:g} days\. Name 0 days or more"):
-            engine.erase_older(workspace, wrong)
+        for asked in (engine.erase_older, engine.count_older):
+            with pytest.raises(engine.DataError, match=rf"older than {wrong:g} days\. Name 0 days or more"):
+                asked(workspace, wrong)
+    assert engine.count_older(workspace, 0.5) == 0 and engine.count_older(workspace, 0) == 2
     assert engine.erase_older(workspace, 0.5) == 0 and engine.erase_older(workspace, 0) == 2
     for wrong in ("ten", "-1", "1.5", "999999"):
         monkeypatch.setenv("PROMPTSCOPE_KEEP_CASES_DAYS", wrong)
@@ -407,7 +409,7 @@ def test_more_cases_than_a_question_may_name_are_labelled_and_erased(tmp_path):
         session.execute(insert(CaseRow), [same | {"number": i, "pixels": str(i)} for i in range(count)])
         ids = list(session.scalars(select(CaseRow.id)))
     workspace.label(task, ids, "left")
-    assert workspace.holdings()["labels"] == count and workspace.undo(task) == count
+    assert workspace.holdings()["labels"] == count and len(workspace.undo(task)) == count
     assert engine.erase_cases(workspace, task, ids) == count and workspace.holdings()["cases"] == 0
     workspace.close()
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from postgres import Server, programs
+from postgres import running
 from test_workspace import bring, one_task, picture
 
 import engine
@@ -23,12 +23,7 @@ from engine.__main__ import main
 @pytest.fixture
 def own():
     """A server that a test may stop."""
-    place = programs()
-    if place is None:
-        pytest.skip("NO POSTGRESQL: scripts/setup.sh could not install it, so nothing was checked against a real server.")
-    server = Server(place)
-    yield server
-    server.delete()
+    yield from running()
 
 
 @pytest.mark.parametrize("prefix", ["postgresql://", "postgres://", "postgresql+psycopg://"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import re
 import sqlite3
@@ -745,28 +746,33 @@ def test_a_name_that_stands_everywhere_in_a_study_is_nowhere_afterwards(write_di
     environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     (home / "tmp").mkdir()
 
-    def run(*words: str, code: int = 0) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            [sys.executable, "-m", "engine", *words], cwd=home, env=environment, capture_output=True, text=True, timeout=280
+    def run(*commands: list[str], code: int = 0) -> str:
+        """What `python -m engine` says to commands, one after the other in a process of its own."""
+        program = (
+            "import json, sys; from engine.__main__ import main; print([main(words) for words in json.loads(sys.argv[1])])"
         )
-        assert done.returncode == code, done.stderr
-        return done
+        done = subprocess.run(
+            [sys.executable, "-c", program, json.dumps(commands)],
+            cwd=home, env=environment, capture_output=True, text=True, timeout=280,
+        )  # fmt: skip
+        assert done.stdout.rstrip().endswith(str([code] * len(commands))), done.stderr
+        return done.stdout + done.stderr
 
     data, made = str(study / "labelled"), str(home / "sets")
     broken = [str(p) for p in sorted(study.glob("broken*"))]
     some = [str(study / f"{MARKER} {name}") for name in ("text.png", "turned.jpg", "pages.tif")]
-    predicted = run("predict", str(study / MARKER), str(study / f"cine {MARKER}"), str(study / f"{MARKER}.nii"), *some, *broken,
-                    "--prompts", "modality", "--json", "--out", str(home / "maps"), code=1)  # fmt: skip
-    tuned = run("tune", "--data", data, "--method", "tip-adapter", "--shots", "2", "--views", "1", "--out", made, "--name", "s",
-                "--checkpoint", str(home / "checkpoint"))  # fmt: skip
-    evaluated = run("evaluate", "--data", data, "--prompts", str(home / "sets" / "s"))
-    exported = run("export", str(home / "sets" / "s"), "--out", str(home / "one.safetensors"))
-    logs = [each.stdout + each.stderr for each in (tuned, evaluated, exported)]
+    said = run(["predict", str(study / MARKER), str(study / f"cine {MARKER}"), str(study / f"{MARKER}.nii"), *some, *broken,
+                "--prompts", "modality", "--json", "--out", str(home / "maps")], code=1)  # fmt: skip
+    log = run(
+        ["tune", "--data", data, "--method", "tip-adapter", "--shots", "2", "--views", "1", "--out", made, "--name", "s",
+         "--checkpoint", str(home / "checkpoint")],
+        ["evaluate", "--data", data, "--prompts", str(home / "sets" / "s")],
+        ["export", str(home / "sets" / "s"), "--out", str(home / "one.safetensors")],
+    )  # fmt: skip
     assert list((home / "maps").glob("*.png")) and (home / "one.safetensors").is_file()
-    assert_nowhere(home, *logs, but=(study,))
+    assert_nowhere(home, log, but=(study,))
     # what predict prints names the files that the user gave, and nothing else of them
     names = {p.name for p in study.rglob("*")}
-    said = predicted.stdout + predicted.stderr
     for name in sorted(names, key=len, reverse=True):
         said = said.replace(name, "").replace(name.encode("ascii", "backslashreplace").decode(), "")
     assert_nowhere(home / "cache", re.sub(r"\\u00c4", "Ä", said), but=(study,))

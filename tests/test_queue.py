@@ -317,6 +317,18 @@ def test_a_waiting_training_that_is_stopped_is_not_carried_out(turns, tmp_path):
     assert carrier.done == [first, third] and one.job(second).state == "stopped"
 
 
+def in_parts(tmp_path: Path, part: Callable[[Work], bool]) -> engine.Job:
+    """A training of a new workspace as it ended, carried out in this process."""
+    queue = engine.Queue(in_process=part)
+    (one,) = spaces(tmp_path, 1)
+    queue.add(one)
+    job = one.submit(TASK, "coop", "scope-mini").id
+    queue.wake()
+    until(lambda: not one.job(job).is_active)
+    queue.close()
+    return one.job(job)
+
+
 def test_parts_follow_each_other_until_it_is_over(tmp_path):
     parts: list[str] = []
 
@@ -331,14 +343,9 @@ def test_parts_follow_each_other_until_it_is_over(tmp_path):
         opened.close()
         return True
 
-    queue = engine.Queue(in_process=part)
-    (one,) = spaces(tmp_path, 1)
-    queue.add(one)
-    job = one.submit(TASK, "coop", "scope-mini").id
-    queue.wake()
-    until(lambda: one.job(job).state == "done")
-    assert parts == [job] * 3
-    queue.close()
+    job = in_parts(tmp_path, part)
+    assert job.state == "done"
+    assert parts == [job.id] * 3
 
 
 def test_what_was_running_waits_again_when_the_queue_closes_or_its_workspace_goes(tmp_path):
@@ -432,17 +439,12 @@ def test_a_training_that_gets_no_further_fails_with_a_sentence(tmp_path, is_kept
             place.touch()
         return False
 
-    queue = engine.Queue(in_process=part)
-    (one,) = spaces(tmp_path, 1)
-    queue.add(one)
-    job = one.submit(TASK, "coop", "scope-mini").id
-    queue.wake()
-    until(lambda: one.job(job).state == "failed")
+    job = in_parts(tmp_path, part)
+    assert job.state == "failed"
     assert len(parts) == 2
-    assert one.job(job).error == "The training ended unexpectedly (RuntimeError). " + (
+    assert job.error == "The training ended unexpectedly (RuntimeError). " + (
         "Its last epoch is kept: resume it." if is_kept else "Start it again."
     )
-    queue.close()
 
 
 # --- owners ----------------------------------------------------------------------------------------------------------

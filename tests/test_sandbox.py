@@ -104,6 +104,18 @@ def test_an_error_from_a_worker_is_the_error_that_is_raised_here(tmp_path, write
     assert (here.value.message, here.value.hint) == (there.value.message, there.value.hint)
 
 
+def test_a_relative_path_is_of_where_one_stands_not_of_where_the_worker_was_started(tmp_path, write_dicom, monkeypatch):
+    """Bug: after a change of folder there was "no file" where one was."""
+    for place, value in (("a", 20), ("b", 200)):
+        (tmp_path / place).mkdir()
+        write_dicom(tmp_path / place / "same.dcm", np.full((8, 8), value, np.uint8), WindowCenter=128, WindowWidth=256)
+    for place, value in (("a", 20), ("b", 200)):
+        monkeypatch.chdir(tmp_path / place)
+        (series,) = engine.read([Path("same.dcm")])
+        monkeypatch.chdir(tmp_path)
+        assert series.frame(0).pixels.max() == pytest.approx(value / 255, abs=0.01)
+
+
 def test_a_file_that_has_changed_is_read_anew(picture):
     assert engine.read_image(picture).pixels[0, 1] == pytest.approx(1 / 255)
     PIL.Image.fromarray(np.full((3, 4), 51, dtype=np.uint8)).save(picture)

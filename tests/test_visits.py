@@ -430,8 +430,10 @@ def test_visits_of_a_real_server_end_with_it_also_when_it_is_killed(tmp_path):
 
 
 def test_a_full_server_says_so_to_programs(tmp_path, monkeypatch):
-    monkeypatch.setenv("PROMPTSCOPE_MAX_VISITS", "1")
-    with public_page(tmp_path) as (url, _):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    settings = Settings(port=free_port(), device="cpu", is_public=True, max_visits=1)
+    app, url, _ = page.launch(settings, prevent_thread_lock=True, quiet=True)
+    try:
         first, second = Client(url, verbose=False), Client(url, verbose=False)
         first.predict("Mine", ["yes", "no"], api_name="/make_task")
         with pytest.raises(AppError, match="This page is full: 1 visits are under way"):
@@ -447,3 +449,5 @@ def test_a_full_server_says_so_to_programs(tmp_path, monkeypatch):
         ):
             with pytest.raises(AppError, match="You have brought nothing to this page yet"):
                 second.predict(asked, api_name=f"/{name}")
+    finally:
+        app.get_blocks().close(verbose=False)

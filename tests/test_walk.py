@@ -83,7 +83,7 @@ def walk(tab: Page, archive: Path, truth: list[str], one: Path, folder: Path) ->
 
     # its images, and eight labels by hand
     tab.locator("#ps-bring-files").set_input_files(archive)
-    expect(tab.locator("#ps-coming")).to_contain_text("40 new images. 32 came with their class.", timeout=120_000)
+    expect(tab.locator("#ps-coming")).to_contain_text("40 images added. 32 came with their class.", timeout=120_000)
     expect(tab.locator(".ps-guess")).to_have_count(40, timeout=120_000)
     tab.locator("#ps-only input").click()
     tab.get_by_role("option", name="without class").click()
@@ -128,9 +128,9 @@ def walk(tab: Page, archive: Path, truth: list[str], one: Path, folder: Path) ->
     expect(tab.locator("#ps-compare-cards .ps-bars").first).to_be_visible(timeout=120_000)
     picture(tab, "walk-7-compare-image")
     tab.get_by_role("tab", name="On labelled images").click()
-    for words in ("Zero-shot", "Description ensemble"):  # proposed
+    for words in ("Zero-shot", "my-lesions"):  # proposed
         expect(tab.locator("#ps-compare-rivals")).to_contain_text(words, timeout=30_000)
-    for words in ("my-lesions", "Linear probe"):
+    for words in ("Description ensemble", "Linear probe"):
         tab.locator("#ps-compare-rivals input").last.click()
         tab.get_by_role("option", name=re.compile(words)).click()
         tab.locator("#ps-compare-rivals input").last.blur()

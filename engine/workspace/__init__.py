@@ -3,9 +3,11 @@
 from engine.workspace.intake import take_in as take_in
 from engine.workspace.keeping import back_up as back_up
 from engine.workspace.keeping import check as check
+from engine.workspace.keeping import count_older as count_older
 from engine.workspace.keeping import erase_cases as erase_cases
 from engine.workspace.keeping import erase_older as erase_older
 from engine.workspace.keeping import erase_patient as erase_patient
+from engine.workspace.keeping import keep_cases_days as keep_cases_days
 from engine.workspace.keeping import learned_from as learned_from
 from engine.workspace.keeping import look_after as look_after
 from engine.workspace.keeping import restore as restore

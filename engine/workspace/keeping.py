@@ -247,17 +247,27 @@ def erase_cases(workspace: Workspace, task: str, cases: Sequence[int]) -> int:
     return len(chosen)
 
 
+def count_older(workspace: Workspace, days: float) -> int:
+    """Cases of all tasks that were added more than `days` ago. Raises DataError."""
+    with workspace.reading() as session:
+        return len(_older(session, days))
+
+
 def erase_older(workspace: Workspace, days: float) -> int:
     """The same, of cases that were added more than `days` ago. Raises DataError."""
-    if not days >= 0:
-        raise DataError(f"Cases cannot be older than {days:g} days.", "Name 0 days or more.")
     with workspace.writing() as session:
-        chosen = list(session.scalars(select(CaseRow.id).where(CaseRow.added <= time.time() - days * DAY)))
+        chosen = _older(session, days)
         if chosen:
             _erase(workspace, session, chosen)
     if chosen:
         workspace.compact()
     return len(chosen)
+
+
+def _older(session: Session, days: float) -> list[int]:
+    if not days >= 0:
+        raise DataError(f"Cases cannot be older than {days:g} days.", "Name 0 days or more.")
+    return list(session.scalars(select(CaseRow.id).where(CaseRow.added <= time.time() - days * DAY)))
 
 
 def learned_from(workspace: Workspace, task: str) -> list[str]:

@@ -314,9 +314,9 @@ class Workspace:
             record(session, "labelled", task=task, cases=len(chosen))
         return act
 
-    def undo(self, task: str) -> int:
-        """Takes back the last act of labelling in the task that is not undone; returns how many cases changed, 0 for none.
-        Labels that came with the images are no act."""
+    def undo(self, task: str) -> tuple[int, ...]:
+        """Takes back the last act of labelling in the task that is not undone; returns the ids of the cases that it had
+        changed. Labels that came with the images are no act."""
         with self.writing() as session:
             act = session.scalar(
                 select(LabelRow.act)
@@ -326,12 +326,12 @@ class Workspace:
                 .limit(1)
             )
             if act is None:
-                return 0
+                return ()
             changed = list(session.scalars(select(LabelRow).where(LabelRow.act == act)))
             for row in changed:
                 row.undone = True
             record(session, "label undone", task=task, cases=len(changed))
-            return len(changed)
+            return tuple(row.case for row in changed)
 
     def examples(self, task: str) -> list[Example]:
         """The labelled cases as the engine learns from them."""

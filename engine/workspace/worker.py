@@ -1,8 +1,8 @@
 """The process that trains: `python -m engine.workspace.worker`, started by engine.workspace.queue.
 
 A line of JSON on stdin is a Work to carry out; or {"load": ...}, a backbone to have ready; or {"read": ...}, images to read until
-something else is asked for. A line on stdout says that a Work is over. Backbones stay loaded. When stdin ends, so does the process, at once: a server that was killed leaves
-nothing behind, and the job's checkpoint holds its last epoch.
+something else is asked for. A line on stdout says that a Work is over. Backbones stay loaded. When stdin ends, so does the
+process, at once: a server that was killed leaves nothing behind, and the job's checkpoint holds its last epoch.
 """
 
 from __future__ import annotations
