@@ -68,8 +68,8 @@ def test_the_api_gives_the_probabilities_of_the_library(client):
 
 
 def test_fifty_broken_inputs_are_each_a_sentence_and_the_app_still_answers(client, tmp_path):
-    """Every fourth of those that tests/test_readers.py reads."""
-    broken = [(what, path) for what, path in broken_files(tmp_path) if os.path.isfile(path)][::4]  # no pipes
+    """Every fourth of those that tests/test_readers.py reads, without pipes and the largest."""
+    broken = [(what, path) for what, path in broken_files(tmp_path) if os.path.isfile(path) and "zeros" not in what][::4]
     assert len(broken) >= 50
     sentences = {}
     for what, path in broken:

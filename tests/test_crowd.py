@@ -10,7 +10,7 @@ from scripts.crowd import crowd, percentiles, public_page
 
 def test_twenty_visitors_at_once_get_their_own_answers_and_see_only_their_own(tmp_path):
     with public_page(tmp_path) as address:
-        found = crowd(address, visitors=20, teaching=2, seconds=10, think_s=(0.2, 1.0))
+        found = crowd(address, visitors=20, teaching=2, seconds=6, think_s=(0.2, 1.0))
     log = (tmp_path / "log").read_text()
     assert found["wrong"] == [] and found["across"] == [] and "Traceback" not in log, (found, log[-2000:])
     assert found["trainings"] >= 2 and found["ms"]["classify"]["count"] >= 20 and found["ms"]["label"]["count"] >= 20 * 6

@@ -1,6 +1,6 @@
 """kill -9 of the server and of its worker at random moments of labelling and training.
 
-PROMPTSCOPE_KILLS says how many (6; CI takes 20).
+PROMPTSCOPE_KILLS says how many (4; CI takes 20).
 
 python -m pytest tests/test_kill.py
 """
@@ -24,7 +24,7 @@ from labelled import labelled
 import engine
 from engine.workspace.queue import Work, carry_out, is_alive
 
-KILLS = int(os.environ.get("PROMPTSCOPE_KILLS", "6"))
+KILLS = int(os.environ.get("PROMPTSCOPE_KILLS", "4"))
 LONGEST_S = 1.5  # from one moment to the next
 # It says what it is about to label and what it has, and trains beside that.
 SERVER = """

@@ -24,7 +24,7 @@ from gradio_client import Client, handle_file
 from sqlalchemy import update
 
 import engine
-from app import cases, gallery, models, teaching, text
+from app import cases, compute, gallery, models, teaching, text
 from app.gallery import Look
 from app.host import Host
 from app.read import Read, Screen
@@ -66,6 +66,8 @@ def laid(settings: Settings) -> tuple[gr.Blocks, Teach]:
 
 @pytest.fixture
 def tab(tmp_path, monkeypatch):
+    """Trains in this process, as on a ZeroGPU Space: tests/test_queue.py is about the worker."""
+    monkeypatch.setattr(compute, "ON_ZERO", True)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     (tmp_path / "uploads").mkdir()
     _, teach = laid(Settings(device="cpu", workspace=tmp_path / "workspace"))

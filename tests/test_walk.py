@@ -96,6 +96,9 @@ def walk(tab: Page, archive: Path, truth: list[str], one: Path, folder: Path) ->
 
     # BiomedCoOp, with a reload in the middle, a stop, and going on
     tab.locator("#ps-budget").get_by_text("Standard").click()
+    tab.locator("#ps-advanced").get_by_text("Advanced").click()
+    options = tab.locator("#ps-options textarea")
+    options.fill(re.sub(r"epochs = \d+", "epochs = 40", options.input_value()))  # so that the test does not take minutes
     tab.locator("#ps-teach-now").click()
     expect(tab.locator(".ps-job[data-state=running] svg").first).to_be_visible(timeout=180_000)
     tab.reload()
