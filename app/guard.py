@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import html
+import logging
 import math
 import secrets
 import time
@@ -208,6 +209,12 @@ class Guard:
             await self.app(scope, counted, sent)
         except TooLarge:
             pass
+        except Exception as error:
+            # Gradio ends the stream of a tab that was closed by looking for a session that it has forgotten; whatever goes wrong
+            # in a stream it has told the tab before, as the stream's last message
+            if not (begun and scope["path"].endswith("/queue/data")):
+                raise
+            logging.getLogger(__name__).info("a tab's stream ended (%s)", type(error).__name__)
         if came > most and not begun:
             await refusal(scope, receive, send)
 

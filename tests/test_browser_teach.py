@@ -287,6 +287,11 @@ def test_a_training_is_watched_read_saved_and_used(visit, tmp_path):
     visit.locator("#ps-bring-folder").set_input_files(folders(tmp_path))
     expect(visit.locator(".ps-guess")).to_have_count(12, timeout=60_000)
     visit.locator("#ps-budget").get_by_text("Standard").click()
+    visit.locator("#ps-advanced").get_by_text("Advanced").click()
+    options = visit.locator("#ps-options textarea")
+    options.fill(
+        re.sub(r"epochs = \d+", "epochs = 250", options.input_value())
+    )  # long enough to be stopped on a busy machine
     visit.locator("#ps-teach-now").click()
     expect(visit.locator(".ps-job[data-state=running] svg").first).to_be_visible(timeout=120_000)
     expect(visit.locator("#ps-teach-now")).to_be_disabled()

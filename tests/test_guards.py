@@ -400,3 +400,25 @@ def test_a_number_beyond_a_slider_is_the_nearest_within_also_where_the_bounds_ha
     assert [given(value) for value in (99, -99, 3)] == [[10], [-10], [3]]
     state[slider._id] = gr.Slider(0, 5, render=False)
     assert [given(value) for value in (9, -9, 3)] == [[5], [0], [3]]
+
+
+def test_a_closed_tabs_stream_ends_without_a_traceback_and_other_errors_do_not():
+    """Bug: Gradio forgets the session of a closed tab twice, and the log had a KeyError."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise KeyError("b2ztdknxmba")
+
+    async def asked(path: str) -> list[str]:
+        said: list[str] = []
+
+        async def send(message):
+            said.append(message["type"])
+
+        scope = {"type": "http", "path": path, "method": "GET", "headers": [], "query_string": b""}
+        await guard.Guard(app, Settings(), "own")(scope, lambda: None, send)
+        return said
+
+    assert asyncio.run(asked("/gradio_api/queue/data")) == ["http.response.start"]
+    with pytest.raises(KeyError):
+        asyncio.run(asked("/gradio_api/call/predict"))

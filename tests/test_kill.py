@@ -100,8 +100,10 @@ def test_no_label_is_lost_and_no_training_stuck_whenever_it_is_killed(tmp_path):
             if pair % 4 == 1:
                 under_way(workspace, jobs, before)
             time.sleep(moments.uniform(0, LONGEST_S))
-            worker = server.worker()
-            assert worker is not None
+            start = time.monotonic()
+            while (worker := server.worker()) is None:
+                assert time.monotonic() - start < 60, "no worker was started"
+                time.sleep(0.02)
             os.kill(worker, signal.SIGKILL)
             if pair % 4 == 3:
                 under_way(workspace, jobs, before)
