@@ -290,7 +290,7 @@ def test_a_training_is_watched_read_saved_and_used(visit, tmp_path):
     visit.locator("#ps-advanced").get_by_text("Advanced").click()
     options = visit.locator("#ps-options textarea")
     options.fill(
-        re.sub(r"epochs = \d+", "epochs = 250", options.input_value())
+        re.sub(r"epochs = \d+", "epochs = 130", options.input_value())
     )  # long enough to be stopped on a busy machine
     visit.locator("#ps-teach-now").click()
     expect(visit.locator(".ps-job[data-state=running] svg").first).to_be_visible(timeout=120_000)
