@@ -3,7 +3,7 @@
 PYTHON ?= python3
 DATA ?= ../shared/data
 ARGS ?=
-JOBS ?= 3
+JOBS ?= 2
 
 PY = .venv/bin/python
 SETUP = PYTHON="$(PYTHON)" sh scripts/setup.sh
