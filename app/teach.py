@@ -401,7 +401,9 @@ class Teach:
 
     @_said
     def ask_erase_older(self, request: gr.Request | None, days: float | None) -> Updates:
-        workspace, days = self.host.seen(request), float(days or 0)
+        if days is None:
+            raise engine.DataError(text.NO_DAYS, text.NO_DAYS_HINT)
+        workspace = self.host.seen(request)
         count = engine.count_older(workspace, days)
         if not count:
             raise engine.DataError(text.NONE_OLDER.format(days=days))

@@ -194,6 +194,8 @@ ERASE_OLDER = "Delete these images"
 ERASE_OLDER_SURE = (
     "Delete {images} of all your questions, brought more than {days:g} days ago, for good? This cannot be undone."
 )
+NO_DAYS = "No number of days is given."
+NO_DAYS_HINT = "Write one; 0 means all images."
 NONE_OLDER = "No image was brought more than {days:g} days ago."
 ERASE_CASES_SURE = "Delete {images} for good, with files, classes and results? This cannot be undone."
 ERASE_PATIENT_SURE = (

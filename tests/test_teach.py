@@ -408,6 +408,7 @@ def test_old_images_of_all_questions_are_deleted_after_a_second_button(tab, tmp_
     workspace, ui = tab.host.workspace(None), tab.ui
     with workspace.writing() as session:  # a hundred days ago
         session.execute(update(CaseRow).where(CaseRow.task == name).values(added=time.time() - 100 * 86_400))
+    assert "No number of days is given." in tab.ask_erase_older(None, None)[ui.wrong]
     assert "No image was brought more than 101 days ago." in tab.ask_erase_older(None, 101)[ui.wrong]
     asked = tab.ask_erase_older(None, 90)
     assert "Delete 2 images of all your questions, brought more than 90 days ago, for good?" in asked[ui.sure_of]
