@@ -259,11 +259,14 @@ class Blocks(gr.Blocks):
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: SessionState | None, explicit_call: bool = False
     ) -> list[Any]:
-        """A number beyond a slider's bounds counts as the nearest one within: bounds change with the image that is open."""
+        """A number beyond a slider's bounds counts as the nearest one within, and none as the last one: bounds change with the
+        image that is open, and who empties a slider's number means nothing by it."""
         for i, (block, value) in enumerate(zip(block_fn.inputs, inputs, strict=False)):
             slider = state[block._id] if state and block._id in state else block
-            if isinstance(slider, gr.Slider) and isinstance(value, int | float):
-                inputs[i] = min(max(value, slider.minimum), slider.maximum)
+            if isinstance(slider, gr.Slider):
+                number = slider.value if value is None else value
+                if isinstance(number, int | float):
+                    inputs[i] = min(max(number, slider.minimum), slider.maximum)
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
 

@@ -104,6 +104,7 @@ class Read:
                     progress((taken.done, taken.total), desc=text.READING)
                     if screen.study != now:
                         cases.forget(list(taken.cases))
+                        yield {ui.drop: gr.skip()}  # a generator that gives nothing empties all that it could give
                         return
                     if taken.first:
                         early = render.preview(engine.smaller(taken.first, render.LONGEST), taken.total)
@@ -340,6 +341,7 @@ class Read:
     ) -> Iterator[Updates]:  # fmt: skip
         """Every frame's probabilities, growing on the screen; stopped by the button beside it."""
         if not held:
+            yield self._running(False)
             return
         ui, case, at = self.ui, held[min(index or 0, len(held) - 1)], int(frame or 1) - 1
         now = screen.view

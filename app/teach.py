@@ -354,6 +354,7 @@ class Teach:
             total = len(workspace.cases(name))
             for found in teaching.guessed(self.host, workspace, workspace.task(name), backbone, request):
                 if screen.study != now:
+                    yield {ui.guessing: gr.skip()}
                     return
                 progress = text.GUESSING.format(done=len(found.of), total=total)
                 yield {ui.guessing: f'<p class="ps-small" role="status">{progress}</p>', ui.guesses: found}

@@ -389,7 +389,7 @@ def test_nothing_that_was_asked_is_kept_by_the_browser_or_by_gradio(served):
 def test_a_number_beyond_a_slider_is_the_nearest_within_also_where_the_bounds_have_changed():
     """Bug: the window of one image was beyond the bounds of the next, which was a traceback in the log."""
     with guard.Blocks() as demo:
-        slider = gr.Slider(-10, 10)
+        slider = gr.Slider(-10, 10, value=7)
         slider.input(lambda value: value, slider, None)
     (asked,) = demo.fns.values()
     state = SessionState(demo)
@@ -397,7 +397,7 @@ def test_a_number_beyond_a_slider_is_the_nearest_within_also_where_the_bounds_ha
     def given(value: float) -> list[float]:
         return asyncio.run(demo.preprocess_data(asked, [value], state))
 
-    assert [given(value) for value in (99, -99, 3)] == [[10], [-10], [3]]
+    assert [given(value) for value in (99, -99, 3, None)] == [[10], [-10], [3], [7]]
     state[slider._id] = gr.Slider(0, 5, render=False)
     assert [given(value) for value in (9, -9, 3)] == [[5], [0], [3]]
 
