@@ -247,7 +247,7 @@ class Compare:
         """The images that are not known yet are read, a few at a time; then everything is said at once."""
         ui, idle = self.ui, {self.ui.going: None, self.ui.stop: gr.update(visible=False)}
         if going is None:
-            yield {ui.far: gr.skip()}
+            yield {ui.going: None}
             return
         try:
             workspace = self.host.seen(request)
