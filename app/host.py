@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,21 @@ MB = 1_000_000
 HIDDEN: dict[str, Any] = {"api_visibility": "private"}  # events of the page that are nothing to programs
 
 Updates = dict[Any, Any]  # component -> its new value or properties; what is not named stays
+
+
+@dataclass
+class Screen:
+    """What a visitor's tab shows, by numbers: what is still being answered of something before it is not shown. study : what
+    was opened (in Teach the question); series : which part of it; view : how that is looked at."""
+
+    study: int = 0
+    series: int = 0
+    view: int = 0
+
+    def change(self) -> int:
+        """Another study, or none. Returns its number."""
+        self.study, self.series, self.view = self.study + 1, self.series + 1, self.view + 1
+        return self.study
 
 
 class Host:

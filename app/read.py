@@ -14,7 +14,7 @@ import numpy as np
 import engine
 from app import audit, cases, compute, covers, programs, render, text
 from app.cases import Case
-from app.host import HIDDEN, Host, Updates
+from app.host import HIDDEN, Host, Screen, Updates
 
 STRIP = 10  # thumbnails below a series
 
@@ -55,19 +55,6 @@ class Whole:
     prompts: engine.PromptSet
     pixels: str
     window: engine.Window | None
-
-
-@dataclass
-class Screen:
-    """What a visitor looks at, by numbers: what is still being answered of a study or a view before it is not shown."""
-
-    study: int = 0
-    view: int = 0
-
-    def change(self) -> int:
-        """Another study, or none. Returns its number."""
-        self.study, self.view = self.study + 1, self.view + 1
-        return self.study
 
 
 class Read:
@@ -142,7 +129,8 @@ class Read:
             ui.strip: "",
         }
 
-    def choose_series(self, held: list[Case], index: int) -> Updates:
+    def choose_series(self, held: list[Case], screen: Screen, index: int) -> Updates:
+        screen.series += 1
         return self._controls(held[index])
 
     def _emptied(self) -> Updates:
@@ -322,7 +310,7 @@ class Read:
         areas: str,
     ) -> str:
         """Small pictures of a series, shown as it is classified; made when everything else is on the screen."""
-        case, now = held[min(index or 0, len(held) - 1)] if held else None, screen.study
+        case, now = held[min(index or 0, len(held) - 1)] if held else None, screen.series
         if case is None or case.series.frames == 1:
             return ""
         try:
@@ -333,7 +321,7 @@ class Read:
         at = sorted({round(i * last / (STRIP - 1)) for i in range(STRIP)})
         frames = engine.frames_of(case.series, at, shown.window)
         drawn = render.strip((i, shown.of(each) if isinstance(each, engine.Image) else each) for i, each in frames)
-        return drawn if screen.study == now else gr.skip()
+        return drawn if screen.series == now else gr.skip()
 
     def all_frames(
         self, request: gr.Request | None, held: list[Case], screen: Screen, index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
@@ -672,7 +660,7 @@ class Read:
             )
         for title, button in ui.samples:
             then_look(button.click(lambda *now, t=title: self.open_sample(t, *now), [ui.held, ui.screen], opened, **every))
-        then_look(ui.file.input(self.choose_series, [ui.held, ui.file], controls, **every))
+        then_look(ui.file.input(self.choose_series, [ui.held, ui.screen, ui.file], controls, **every))
         for control in (ui.prompts, ui.backbone):  # the last choice counts, also while an earlier one is being tried
             control.input(self.look_anew, asked, [*answered, *volume], show_progress_on=[ui.view, ui.result], **last)
         for event in (ui.window.input, ui.invert.input, ui.apply.click, ui.areas.submit):

@@ -19,8 +19,8 @@ import gradio as gr
 import engine
 from app import cases, gallery, models, parcels, render, teaching, text
 from app.gallery import Look
-from app.host import HIDDEN, Host, Updates
-from app.read import Read, Screen
+from app.host import HIDDEN, Host, Screen, Updates
+from app.read import Read
 from app.teaching import Guesses, TeachPrograms
 
 POLL_S = 1.0  # between two looks at a training

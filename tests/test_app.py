@@ -28,7 +28,8 @@ from phantom import write_series
 
 import engine
 from app import cases, compute, covers, models, page, render, text
-from app.read import Read, Screen
+from app.host import Screen
+from app.read import Read
 from app.settings import Settings, SettingsError, read_settings
 from engine import scratch
 
@@ -364,6 +365,14 @@ def test_what_is_answered_of_a_study_that_has_gone_is_not_shown(handlers, tmp_pa
 
     monkeypatch.setattr(compute, "classify", slow)
     assert set(handlers.look(None, held, screen, *view, "class", 0.6)) == {ui.wrong}
+    frames_of = engine.frames_of
+
+    def chosen(*asked):
+        handlers.choose_series(held, screen, 0)  # another series of the study
+        return frames_of(*asked)
+
+    monkeypatch.setattr(engine, "frames_of", chosen)
+    assert handlers.thumbnails(held, screen, 0, "", 40, 400, False, "") == gr.skip()
     sent = [str(shutil.copy(CT, tmp_path / "late.dcm"))]
     (late,) = handlers.open_files(sent, held, screen, True)
     assert set(late) == {ui.drop} and not Path(sent[0]).exists()

@@ -26,8 +26,8 @@ from sqlalchemy import update
 import engine
 from app import cases, compute, gallery, models, teaching, text
 from app.gallery import Look
-from app.host import Host
-from app.read import Read, Screen
+from app.host import Host, Screen
+from app.read import Read
 from app.settings import Settings
 from app.teach import Brought, Teach, read_options
 from app.teaching import Guesses, TeachPrograms
