@@ -17,7 +17,7 @@ import gradio as gr
 
 import engine
 from app import audit, cases, columns, compute, covers, gallery, models, parcels, programs, render, text
-from app.host import HIDDEN, Host, Updates
+from app.host import HIDDEN, Host, Screen, Updates
 from app.read import Read
 
 MOST = 8
@@ -57,7 +57,7 @@ class Compare:
 
     def look(
         self, request: gr.Request | None, which: str, chosen: list[str], backbone: str, label: str, opacity: float,
-        held: list[cases.Case], index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
+        screen: Screen, index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
     ) -> Updates:  # fmt: skip
         """What each set says of the image: cards, the agreement first."""
         ui = self.ui
@@ -66,7 +66,7 @@ class Compare:
                 series = cases.sample(which).series
                 image, covered, inverted = series.frame(engine.middle(series)), 0, False
             else:
-                image = self.read.image(held, index, frame, window, center, width, invert, areas)
+                image = self.read.image(screen, index, frame, window, center, width, invert, areas)
                 covered, inverted = len(covers.read(areas)), invert
             names, sets, answers = self._answers(request, image, chosen, backbone, label, covered, inverted)
         except engine.EngineError as error:
@@ -78,7 +78,7 @@ class Compare:
         return {
             ui.cards: columns.side_by_side(image, names, sets, answers, opacity),
             ui.label: gr.update(choices=[(text.OWN_ANSWER, ""), *asked], value=known, visible=is_one),
-            ui.seen: "" if which else _key(held, index),
+            ui.seen: "" if which else _key(screen.held, index),
         }
 
     def _answers(
@@ -482,7 +482,7 @@ class Compare:
     def lists(self) -> tuple[list[Any], list[Any]]:
         ui, read = self.ui, self.read.ui
         inputs = [
-            read.held,
+            read.screen,
             read.file,
             read.prompts,
             ui.seen,
@@ -497,7 +497,7 @@ class Compare:
         return inputs, [ui.which, ui.proposed, ui.sets, ui.cards, ui.seen, *chooser]
 
     def arrive(
-        self, request: gr.Request, held: list[cases.Case], index: int, question: str, seen: str, proposed: list[str],
+        self, request: gr.Request, screen: Screen, index: int, question: str, seen: str, proposed: list[str],
         chosen: list[str], task: str, rivals: list[str], offered: list[str], backbone: str,
     ) -> Updates:  # fmt: skip
         """The tab is opened: what is open in Read, and what can be compared, may have changed in other ones."""
@@ -510,13 +510,13 @@ class Compare:
         name = task if task in labelled else next(iter(labelled), None)
         options = [(text.TASK_CASES.format(title=each.title, labelled=count), each.id) for each, count in labelled.values()]
         found: Updates = {
-            ui.which: gr.update(choices=_images(held, index)),
+            ui.which: gr.update(choices=_images(screen.held, index)),
             ui.proposed: proposed,
             ui.sets: gr.update(choices=self._sets(request, chosen), value=chosen),
             ui.task: gr.update(choices=options, value=name, visible=bool(labelled)),
             ui.none: gr.update(visible=not labelled),
         }
-        if seen and seen != _key(held, index):  # another image is open now, or none
+        if seen and seen != _key(screen.held, index):  # another image is open now, or none
             found |= {ui.cards: columns.empty(text.COMPARE_EMPTY), ui.seen: ""}
         if workspace is None or name is None:
             return found | {ui.rivals: gr.update(choices=[], value=[]), ui.first: ""}
@@ -533,7 +533,7 @@ class Compare:
 
     def wire(self) -> None:
         ui, read = self.ui, self.read.ui
-        shown = [read.held, read.file, *self.read.view_of()]
+        shown = [read.screen, read.file, *self.read.view_of()]
         asked = [ui.which, ui.sets, ui.backbone, ui.label, ui.opacity, *shown]
         looked: dict[str, Any] = {"show_progress_on": [ui.cards], **HIDDEN}
         ui.look.click(self.look, asked, [ui.cards, ui.label, ui.seen], **looked)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 import engine
-from app import compute, models, text
+from app import cases, compute, models, text
 from app.settings import Settings
 from app.visits import Visits
 
@@ -21,19 +22,53 @@ HIDDEN: dict[str, Any] = {"api_visibility": "private"}  # events of the page tha
 Updates = dict[Any, Any]  # component -> its new value or properties; what is not named stays
 
 
+_screens = threading.Lock()  # of every Screen
+
+
 @dataclass
 class Screen:
-    """What a visitor's tab shows, by numbers: what is still being answered of something before it is not shown. study : what
-    was opened (in Teach the question); series : which part of it; view : how that is looked at."""
+    """What a visitor's tab shows, by numbers: what is still being answered of something before it is not shown.
+
+    It is changed where it lies, since what a handler gives back reaches the session later, and not always in order. study :
+    what was opened (in Teach the question); series : which part of it; view : how that is looked at; turn : the visitor's
+    latest act, as the browser counts them; held : the cases that are open in Read; task : the question in Teach
+    """
 
     study: int = 0
     series: int = 0
     view: int = 0
+    turn: int = 0
+    held: list[cases.Case] = field(default_factory=list)
+    task: str = ""
 
-    def change(self) -> int:
-        """Another study, or none. Returns its number."""
-        self.study, self.series, self.view = self.study + 1, self.series + 1, self.view + 1
-        return self.study
+    def change(self, turn: int = 0) -> int:
+        """Another study, or none. Returns its number; 0, and nothing is changed, where a later act came first."""
+        with _screens:
+            if turn and turn < self.turn:
+                return 0
+            self.study, self.series, self.view = self.study + 1, self.series + 1, self.view + 1
+            self.turn = max(turn, self.turn)
+            return self.study
+
+    @property
+    def question(self) -> tuple[int, str]:
+        """Tells whether the one in Teach is still the same."""
+        return self.study, self.task
+
+    def hold(self, study: int, opened: list[cases.Case]) -> None:
+        """The cases of this study; their files are deleted at once where another one was begun meanwhile, else those of the
+        one before."""
+        with _screens:
+            if self.study == study:
+                self.held, opened = opened, self.held
+        cases.forget(opened)
+
+    def ask(self, study: int, task: str) -> bool:
+        """The question of this study; nothing is changed where another one was begun meanwhile."""
+        with _screens:
+            if self.study == study:
+                self.task = task
+            return self.study == study
 
 
 class Host:

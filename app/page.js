@@ -43,16 +43,13 @@
     if (event.target.closest("#ps-frame")) mark(event.target.value);
   });
 
-  // files that are on their way when Clear is pressed are not opened when they arrive
-  window.promptscopeCleared = false;
-  const files = "#ps-drop, #ps-folder";
-  for (const sent of ["change", "drop"])
-    document.addEventListener(sent, (event) => {
-      if (event.target.closest(files)) window.promptscopeCleared = false;
-    }, true);
-  document.addEventListener("click", (event) => {
-    if (event.target.closest("#ps-clear")) window.promptscopeCleared = true;
-  }, true);
+  // Acts are counted: the server may hear of them in another order, and files that are on their way when Clear is pressed are
+  // not opened when they arrive. sent : the act by which files were chosen last
+  const turn = (window.promptscopeTurn = { now: 0, sent: 0, next: () => ++turn.now });
+  const sends = (event) => {
+    if (event.type === "drop" || event.target.type === "file") turn.sent = turn.next();
+  };
+  for (const kind of ["change", "drop"]) document.addEventListener(kind, sends, true);
 
   let drawing = null;
   document.addEventListener("pointerdown", (event) => {

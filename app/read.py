@@ -69,23 +69,22 @@ class Read:
     def open_files(
         self,
         uploads: list[str] | None,
-        held: list[Case],
         screen: Screen,
-        is_cleared: bool,
+        turn: int,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio puts its own in this place
     ) -> Iterator[Updates]:
         """New files replace what was open; those that cannot be read are named, the others stay.
 
-        is_cleared : Clear was pressed while they were on their way: they are deleted
+        turn : when they were chosen; they are deleted where something was done since, such as Clear
         """
         ui, taken = self.ui, cases.Taken(0, 0)
         refused: list[str] = []
         try:
             with cases.received(uploads or []) as (files, gone):
-                if is_cleared:
+                now = screen.change(turn)
+                if not now:
                     yield {ui.drop: None}
                     return
-                now = screen.change()
                 refused += gone
                 for taken in cases.take(files):
                     progress((taken.done, taken.total), desc=text.READING)
@@ -103,14 +102,16 @@ class Read:
         if not taken.cases:
             yield told
             return
-        cases.forget(held)
-        yield told | {ui.held: list(taken.cases)} | self._choosers(taken.cases)
+        screen.hold(now, list(taken.cases))
+        yield told | self._choosers(taken.cases) if screen.study == now else {ui.drop: gr.skip()}
 
-    def open_sample(self, title: str, held: list[Case], screen: Screen) -> Updates:
-        screen.change()
+    def open_sample(self, title: str, screen: Screen, turn: int) -> Updates:
+        now = screen.change(turn)
+        if not now:
+            return {self.ui.drop: gr.skip()}
         opened = [cases.sample(title)]
-        cases.forget(held)
-        return {self.ui.held: opened, self.ui.drop: None, self.ui.problem: "", **self._choosers(opened)}
+        screen.hold(now, opened)
+        return {self.ui.drop: None, self.ui.problem: "", **self._choosers(opened)}
 
     def _choosers(self, opened: Any) -> Updates:
         """Of the series, its frame, its window and what is covered."""
@@ -129,9 +130,10 @@ class Read:
             ui.strip: "",
         }
 
-    def choose_series(self, held: list[Case], screen: Screen, index: int) -> Updates:
+    def choose_series(self, screen: Screen, index: int) -> Updates:
         screen.series += 1
-        return self._controls(held[index])
+        held = screen.held
+        return self._controls(held[index]) if index < len(held) else {self.ui.strip: ""}
 
     def _emptied(self) -> Updates:
         """Everything that is said of an image, unsaid: nothing of one patient stands beside another's picture."""
@@ -156,9 +158,10 @@ class Read:
         return Shown(chosen, invert, covers.read(areas))
 
     def image(
-        self, held: list[Case], index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str
+        self, screen: Screen, index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str
     ) -> engine.Image:
         """The image on the screen, as it is classified. Raises ImageError, also where there is none."""
+        held = screen.held
         if not held:
             raise engine.ImageError("No image is open.", "Open one in the tab Read first.")
         case = held[min(index or 0, len(held) - 1)]
@@ -166,11 +169,11 @@ class Read:
         return shown.of(case.series.frame(min(int(frame or 1), case.series.frames) - 1, shown.window))
 
     def look(
-        self, request: gr.Request | None, held: list[Case], screen: Screen, index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
+        self, request: gr.Request | None, screen: Screen, index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
         backbone: str, prompts_name: str, target: str, opacity: float,
     ) -> Updates:  # fmt: skip
         """Probabilities, map and notes of one frame; a sentence where something does not fit."""
-        ui, now = self.ui, screen.view
+        ui, now, held = self.ui, screen.view, screen.held
         unsaid = {ui.reading: None, ui.result: "", ui.care: "", ui.said: "", ui.classes: gr.update(visible=False)}
         if not held:
             return {**unsaid, ui.wrong: "", ui.view: render.empty_viewer(), ui.levels: gr.update(visible=False)}
@@ -223,11 +226,15 @@ class Read:
             **self._sliders(image, window),
         }
 
-    def look_anew(self, request: gr.Request | None, held: list[Case], screen: Screen, index: int, *rest: Any) -> Updates:
-        """As `look`, where more than the frame has changed: what is known of all frames no longer holds."""
+    def look_anew(self, request: gr.Request | None, screen: Screen, index: int, *rest: Any) -> Updates:
+        """As `look`, where more than the frame has changed: what is known of all frames no longer holds. Where nothing is open,
+        nothing is left of what an answer that came late has drawn."""
         screen.view += 1
-        found = self.look(request, held, screen, index, *rest)
-        if not held or held[min(index or 0, len(held) - 1)].series.frames == 1:
+        held = screen.held
+        if not held:
+            return self._nothing()
+        found = self.look(request, screen, index, *rest)
+        if held[min(index or 0, len(held) - 1)].series.frames == 1:
             return found | self._no_volume()
         frames = held[min(index or 0, len(held) - 1)].series.frames
         ui = self.ui
@@ -238,10 +245,10 @@ class Read:
         )
 
     def look_by_hand(
-        self, request: gr.Request | None, held: list[Case], screen: Screen, index: int, frame: int, window: str, *rest: Any
+        self, request: gr.Request | None, screen: Screen, index: int, frame: int, window: str, *rest: Any
     ) -> Updates:
         """As `look_anew`, with the window of the sliders; the list of windows says so, too."""
-        return {self.ui.window: render.BY_HAND, **self.look_anew(request, held, screen, index, frame, render.BY_HAND, *rest)}
+        return {self.ui.window: render.BY_HAND, **self.look_anew(request, screen, index, frame, render.BY_HAND, *rest)}
 
     def _view(self, reading: Reading, heatmap: engine.Heatmap | None, label: str, opacity: float) -> str:
         placed = None if heatmap is None else _placed(heatmap, reading.image, reading.shape)
@@ -300,7 +307,6 @@ class Read:
 
     def thumbnails(
         self,
-        held: list[Case],
         screen: Screen,
         index: int,
         window: str,
@@ -310,7 +316,8 @@ class Read:
         areas: str,
     ) -> str:
         """Small pictures of a series, shown as it is classified; made when everything else is on the screen."""
-        case, now = held[min(index or 0, len(held) - 1)] if held else None, screen.series
+        held, now = screen.held, screen.series
+        case = held[min(index or 0, len(held) - 1)] if held else None
         if case is None or case.series.frames == 1:
             return ""
         try:
@@ -324,10 +331,11 @@ class Read:
         return drawn if screen.series == now else gr.skip()
 
     def all_frames(
-        self, request: gr.Request | None, held: list[Case], screen: Screen, index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
+        self, request: gr.Request | None, screen: Screen, index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
         backbone: str, prompts_name: str, how: str,
     ) -> Iterator[Updates]:  # fmt: skip
         """Every frame's probabilities, growing on the screen; stopped by the button beside it."""
+        held = screen.held
         if not held:
             yield self._running(False)
             return
@@ -399,14 +407,19 @@ class Read:
             return render.error(str(error))
         return render.pooled(whole.curve, whole.prompts, how, int(frame or 1) - 1)
 
-    def clear(self, held: list[Case], screen: Screen) -> Updates:
-        screen.change()
-        cases.forget(held)
+    def clear(self, screen: Screen, turn: int) -> Updates:
+        now = screen.change(turn)
+        if not now:
+            return {self.ui.drop: gr.skip()}
+        screen.hold(now, [])
+        return self._nothing() | {self.ui.problem: ""}
+
+    def _nothing(self) -> Updates:
+        """The screen where no image is open."""
         ui, hidden = self.ui, gr.update(visible=False)
         gone = dict.fromkeys((ui.file, ui.frame, ui.window, ui.levels), hidden)
         return {
-            **self._emptied(), **gone, ui.held: [], ui.invert: False, ui.areas: "", ui.problem: "",
-            ui.view: render.empty_viewer(),
+            **self._emptied(), **gone, ui.invert: False, ui.areas: "", ui.view: render.empty_viewer(),
         }  # fmt: skip
 
     # for programs
@@ -538,14 +551,16 @@ class Read:
     def arrive(self, request: gr.Request, chosen: str) -> Any:
         """The tab is opened: what can be asked may have changed in another one."""
         options = self.host.questions(request)
-        return gr.update(choices=options, value=chosen if chosen in {v for _, v in options} else options[0][1])
+        if chosen in {value for _, value in options}:
+            return gr.update(choices=options)
+        return gr.update(choices=options, value=options[0][1])
 
     def lay_out(self) -> None:
         ui, settings = self.ui, self.settings
         options = self.host.questions(None)
         backbones = self.host.backbones()
-        ui.held = gr.State([], delete_callback=cases.forget)
-        ui.reading, ui.whole, ui.screen = gr.State(None), gr.State(None), gr.State(Screen())
+        ui.screen = gr.State(Screen(), delete_callback=lambda screen: cases.forget(screen.held))
+        ui.reading, ui.whole = gr.State(None), gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
                 ui.drop = gr.File(label=text.DROP, file_count="multiple", type="filepath", height=160, elem_id="ps-drop")
@@ -607,7 +622,7 @@ class Read:
         with gr.Row(elem_classes="ps-unseen"):
             ui.goto = gr.Textbox("", elem_id="ps-goto", label="frame")
             ui.go = gr.Button("go", elem_id="ps-go")
-            ui.cleared = gr.Checkbox(False, label="cleared")
+            ui.turn = gr.Number(0, label="turn", precision=0)
 
     def view_of(self) -> list[Any]:
         """The components that say how an image is shown."""
@@ -617,17 +632,18 @@ class Read:
     def wire(self) -> None:
         ui = self.ui
         view_of = self.view_of()
-        asked = [ui.held, ui.screen, ui.file, *view_of, ui.backbone, ui.prompts, ui.target, ui.opacity]
+        asked = [ui.screen, ui.file, *view_of, ui.backbone, ui.prompts, ui.target, ui.opacity]
         answered = [ui.wrong, ui.reading, ui.view, ui.result, ui.care, ui.said, ui.classes, ui.levels, ui.center, ui.width]
         volume = [ui.volume, ui.run_all, ui.whole, ui.curve, ui.stop, ui.how]
         controls = [ui.frame, ui.window, ui.invert, ui.areas, ui.strip]
-        self.asks, self.answers = asked, [*answered, *volume]  # of `look_anew`, for a tab that changes the question
-        opened = [ui.held, ui.file, *controls, ui.drop, ui.problem, *answered, *volume]
+        anew = [ui.file, *controls, *answered, *volume]
+        self.asks, self.answers = asked, anew  # of `look_anew`, for a tab that changes the question
+        opened = [*anew, ui.drop, ui.problem]
 
         # Whoever looks at something else does not wait for what is under way, and never sees it: handlers ask the screen
         # (`Screen`). Gradio's own `cancels` would come too late at times, and end the event that is meant to follow.
         running = ui.run_all.click(
-            self.all_frames, [ui.held, ui.screen, ui.file, *view_of, ui.backbone, ui.prompts, ui.how],
+            self.all_frames, [ui.screen, ui.file, *view_of, ui.backbone, ui.prompts, ui.how],
             [ui.whole, ui.curve, ui.stop, ui.how],
             show_progress="hidden", **HIDDEN,
         )  # fmt: skip
@@ -638,31 +654,35 @@ class Read:
         last: dict[str, Any] = {"trigger_mode": "always_last", **HIDDEN}
 
         def thumbnails(event: Any) -> None:
-            inputs = [ui.held, ui.screen, ui.file, ui.window, ui.center, ui.width, ui.invert, ui.areas]
+            inputs = [ui.screen, ui.file, ui.window, ui.center, ui.width, ui.invert, ui.areas]
             event.then(self.thumbnails, inputs, ui.strip, show_progress="hidden", **every)
 
         def then_look(event: Any) -> None:
-            thumbnails(
-                event.then(self.look_anew, asked, [*answered, *volume], show_progress_on=[ui.view, ui.result], **every)
-            )
+            thumbnails(event.then(self.look_anew, asked, anew, show_progress_on=[ui.view, ui.result], **every))
 
+        turn = (
+            "(screen) => [screen, window.promptscopeTurn.next()]"  # which act came first, whichever the server hears first
+        )
         for source in (ui.drop, ui.folder):
             then_look(
                 source.upload(
                     self.open_files,
-                    [source, ui.held, ui.screen, ui.cleared],
+                    [source, ui.screen, ui.turn],
                     opened,
                     concurrency_limit=4,
                     show_progress_on=[ui.view],
-                    js="(files, held, screen) => [files, held, screen, window.promptscopeCleared]",
+                    js="(files, screen) => [files, screen, window.promptscopeTurn.sent]",
                     **every,
                 )
             )
         for title, button in ui.samples:
-            then_look(button.click(lambda *now, t=title: self.open_sample(t, *now), [ui.held, ui.screen], opened, **every))
-        then_look(ui.file.input(self.choose_series, [ui.held, ui.screen, ui.file], controls, **every))
+            opening = button.click(
+                lambda *now, t=title: self.open_sample(t, *now), [ui.screen, ui.turn], opened, js=turn, **every
+            )
+            then_look(opening)
+        then_look(ui.file.input(self.choose_series, [ui.screen, ui.file], controls, **every))
         for control in (ui.prompts, ui.backbone):  # the last choice counts, also while an earlier one is being tried
-            control.input(self.look_anew, asked, [*answered, *volume], show_progress_on=[ui.view, ui.result], **last)
+            control.input(self.look_anew, asked, anew, show_progress_on=[ui.view, ui.result], **last)
         for event in (ui.window.input, ui.invert.input, ui.apply.click, ui.areas.submit):
             then_look(event(lambda: None, **every))
         then_look(ui.found.click(self.cover_text, [ui.reading, ui.areas], ui.areas, **every))
@@ -670,7 +690,7 @@ class Read:
         # while a slider moves only the last position is looked at
         ui.frame.input(self.look, asked, answered, show_progress="hidden", **last)
         for slider in (ui.center, ui.width):
-            slider.input(self.look_by_hand, asked, [ui.window, *answered, *volume], show_progress="hidden", **last)
+            slider.input(self.look_by_hand, asked, anew, show_progress="hidden", **last)
             thumbnails(slider.release(lambda: render.BY_HAND, None, ui.window, **HIDDEN))
         gone = ui.go.click(lambda value: int(value) if value.isdigit() else gr.skip(), ui.goto, ui.frame, **every)
         gone.then(self.look, asked, answered, show_progress="hidden", **last)
@@ -680,7 +700,7 @@ class Read:
         # Fading needs no server: the map is a layer of its own.
         fade = "(v) => { document.querySelectorAll('.ps-map').forEach((m) => { m.style.opacity = v }); }"
         ui.opacity.input(None, [ui.opacity], None, js=fade, **HIDDEN)
-        ui.clear.click(self.clear, [ui.held, ui.screen], opened, **every)
+        ui.clear.click(self.clear, [ui.screen, ui.turn], opened, js=turn, **every)
 
     def endpoints(self) -> None:
         programs.offer(self.predict, "predict")

@@ -93,11 +93,15 @@ class Teach:
         ui, named = self.ui, [(each.title, each.id) for each in tasks.values()]
         return {
             ui.task: gr.update(choices=named, value=task.id if task else None, visible=bool(tasks)),
-            ui.here: task.id if task else "",
             ui.about: gallery.about(task) if task else "",
             ui.change_form: gr.update(visible=task is not None, open=False),
             ui.wanted: time.monotonic(),
         }
+
+    def _come(self, screen: Screen, study: int, workspace: engine.Workspace | None, name: str) -> Updates:
+        """As `_whole`; nothing where another question was chosen meanwhile."""
+        found = self._whole(workspace, name)
+        return found if screen.ask(study, found[self.ui.task]["value"] or "") else {self.ui.told: gr.skip()}
 
     def _cases(self, workspace: engine.Workspace, task: engine.Task, look: Look, guesses: Guesses) -> Updates:
         """The gallery, how the classes are balanced, and who can be deleted."""
@@ -175,52 +179,52 @@ class Teach:
     # coming to the tab, and questions
 
     def arrive(
-        self, request: gr.Request, chosen: str | None, how: str, only: str, page: int, guesses: Guesses, training: str | None
-    ) -> Updates:
+        self, request: gr.Request, screen: Screen, chosen: str | None, how: str, only: str, page: int, guesses: Guesses,
+        training: str | None,
+    ) -> Updates:  # fmt: skip
         """The tab is opened: what is on the screen stays, as it is now. The page is loaded again: the task that trains, else
         the newest."""
+        now = screen.study
+        chosen = screen.task or chosen  # the list's own value may be behind
         try:
             workspace = self.host.looked(request)
             known = workspace.tasks() if workspace else {}
             if workspace is None or not known:
-                return self._whole(workspace, "")
+                return self._come(screen, now, workspace, "")
             self.host.queue.warm(self.host.settings.backbone, workspace, chosen if chosen in known else next(iter(known)))
             if chosen not in known:
                 trains = [job.task for job in workspace.jobs(active=True) if job.task in known]
-                found = self._whole(workspace, next(iter((*trains, *known))))
+                found = self._come(screen, now, workspace, next(iter((*trains, *known))))
                 return {part: new for part, new in found.items() if part is not self.ui.new}
             task, look = known[chosen], Look(how, only, page)
             shown = self._cases(workspace, task, look, guesses) | self._trainings(workspace, task, training or "")
-            return self._chosen(known, task) | shown
+            return self._chosen(known, task) | shown if screen.ask(now, task.id) else {self.ui.told: gr.skip()}
         except engine.EngineError as error:
             return {self.ui.wrong: render.error(str(error))}
 
     @_said
     def choose(self, request: gr.Request | None, screen: Screen, name: str) -> Updates:
-        screen.change()
-        return self._whole(self.host.seen(request), name)
+        return self._come(screen, screen.change(), self.host.seen(request), name)
 
     @_said
     def adopt(self, request: gr.Request | None, screen: Screen, name: str) -> Updates:
-        screen.change()
-        workspace = self.host.workspace(request)
-        return self._whole(workspace, workspace.adopt(name or "").id)
+        now, workspace = screen.change(), self.host.workspace(request)
+        return self._come(screen, now, workspace, workspace.adopt(name or "").id)
 
     @_said
     def make(
         self, request: gr.Request | None, screen: Screen, title: str, classes: str, modality: str, organ: str
     ) -> Updates:
-        screen.change()
-        workspace = self.host.workspace(request)
+        now, workspace = screen.change(), self.host.workspace(request)
         names, sentences = _written(classes)
         made = workspace.add_task(title, names, modality or "any", organ or "any", sentences=sentences)
-        return self._whole(workspace, made.id) | dict.fromkeys((self.ui.title, self.ui.classes), "")
+        return self._come(screen, now, workspace, made.id) | dict.fromkeys((self.ui.title, self.ui.classes), "")
 
     @_said
-    def change(self, request: gr.Request | None, name: str, title: str, classes: str) -> Updates:
+    def change(self, request: gr.Request | None, screen: Screen, name: str, title: str, classes: str) -> Updates:
         """Lines in their order are the classes that there are; more lines are new ones. A class without "=" keeps its
         descriptions."""
-        workspace = self.host.seen(request)
+        now, workspace = screen.study, self.host.seen(request)
         task = workspace.task(name)
         shown, sentences = _written(classes)
         if len(shown) < len(task.labels):
@@ -230,23 +234,24 @@ class Teach:
         renamed = {label.name: lines[label.name] for label in task.labels if lines[label.name] != label.display}
         described = {name: sentences[words] for name, words in lines.items() if words in sentences}
         workspace.edit_task(name, title, renamed, described, new)
-        return self._whole(workspace, name) | {self.ui.told: _note(text.CHANGED)}
+        return self._come(screen, now, workspace, name) | {self.ui.told: _note(text.CHANGED)}
 
     @_said
     def remove(self, request: gr.Request | None, screen: Screen, name: str) -> Updates:
-        screen.change()
-        workspace = self.host.seen(request)
+        now, workspace = screen.change(), self.host.seen(request)
         title = workspace.task(name).title
         workspace.remove_task(name)
         self.host.queue.wake()
         back = gr.update(value=text.RESTORE_TASK.format(title=title), visible=True)
-        return self._whole(workspace, next(iter(workspace.tasks()), "")) | {self.ui.removed: name, self.ui.restore: back}
+        found = self._come(screen, now, workspace, next(iter(workspace.tasks()), ""))
+        return found | {self.ui.removed: name, self.ui.restore: back}
 
     @_said
     def restore(self, request: gr.Request | None, screen: Screen, name: str) -> Updates:
-        screen.change()
-        workspace = self.host.seen(request)
-        return self._whole(workspace, workspace.restore_task(name).id) | {self.ui.restore: gr.update(visible=False)}
+        now, workspace = screen.change(), self.host.seen(request)
+        return self._come(screen, now, workspace, workspace.restore_task(name).id) | {
+            self.ui.restore: gr.update(visible=False)
+        }
 
     # images
 
@@ -296,21 +301,18 @@ class Teach:
         }
 
     @_said
-    def look(
-        self, request: gr.Request | None, screen: Screen, name: str, how: str, only: str, page: int, guesses: Guesses
-    ) -> Updates:
+    def look(self, request: gr.Request | None, screen: Screen, how: str, only: str, page: int, guesses: Guesses) -> Updates:
         """The gallery in another order, of other cases, or another page of it."""
+        _, name = now = screen.question
         if not name:
             return {self.ui.page: 0}
-        workspace, now = self.host.seen(request), screen.study
+        workspace = self.host.seen(request)
         found = self._cases(workspace, workspace.task(name), Look(how, only, page), guesses)
-        return found if screen.study == now else {self.ui.page: gr.skip()}
+        return found if screen.question == now else {self.ui.page: gr.skip()}
 
-    def draw(
-        self, request: gr.Request | None, screen: Screen, name: str, how: str, only: str, page: int, guesses: Guesses
-    ) -> Updates:
+    def draw(self, request: gr.Request | None, screen: Screen, how: str, only: str, page: int, guesses: Guesses) -> Updates:
         """As `look`, after something that may have said what is wrong."""
-        found = self.look(request, screen, name, how, only, page, guesses)
+        found = self.look(request, screen, how, only, page, guesses)
         return {part: new for part, new in found.items() if new or part is not self.ui.wrong}
 
     @_said
@@ -342,18 +344,19 @@ class Teach:
             return self._cases(workspace, task, Look(how, only, page), guesses) | found
         return found | {ui.balance: gallery.balance(task, workspace.cases(task.id))}
 
-    def guess(self, request: gr.Request | None, screen: Screen, name: str, backbone: str, watched: str) -> Iterator[Updates]:
+    def guess(self, request: gr.Request | None, screen: Screen, backbone: str, watched: str) -> Iterator[Updates]:
         """What the model thinks of every case: the newest training's set, else plain words. Not while a training needs the
         cores. `look` draws it, in the order that is chosen by then."""
         ui = self.ui
+        _, name = now = screen.question
         if not name or watched:
             yield {ui.guessing: ""}
             return
         try:
-            workspace, now = self.host.seen(request), screen.study
+            workspace = self.host.seen(request)
             total = len(workspace.cases(name))
             for found in teaching.guessed(self.host, workspace, workspace.task(name), backbone, request):
-                if screen.study != now:
+                if screen.question != now:
                     yield {ui.guessing: gr.skip()}
                     return
                 progress = text.GUESSING.format(done=len(found.of), total=total)
@@ -462,13 +465,13 @@ class Teach:
         return self._jobs(workspace, workspace.jobs(name))
 
     @_said
-    def poll(self, request: gr.Request | None, screen: Screen, name: str, watched: str) -> Updates:
+    def poll(self, request: gr.Request | None, screen: Screen, watched: str) -> Updates:
         """How far the training is; when it is done, its result."""
+        _, name = now = screen.question
         if not name:
             return {self.ui.timer: gr.update(active=False)}
-        now = screen.study
         found = self._polled(self.host.seen(request), name, watched)
-        return found if screen.study == now else {self.ui.timer: gr.skip()}
+        return found if screen.question == now else {self.ui.timer: gr.skip()}
 
     def _polled(self, workspace: engine.Workspace, name: str, watched: str) -> Updates:
         jobs = workspace.jobs(name)
@@ -541,13 +544,12 @@ class Teach:
 
     def lists(self) -> tuple[list[Any], list[Any]]:
         ui = self.ui
-        return [ui.task, ui.sort, ui.only, ui.page, ui.guesses, ui.trainings], self.everything
+        return [ui.screen, ui.task, ui.sort, ui.only, ui.page, ui.guesses, ui.trainings], self.everything
 
     def lay_out(self) -> None:
         ui, settings = self.ui, self.host.settings
         ui.guesses, ui.brought, ui.page = gr.State(Guesses()), gr.State(Brought()), gr.State(0)
         ui.screen = gr.State(Screen())
-        ui.here = gr.State("")  # the question on the screen: the list's own value may be behind when an event asks for it
         ui.wanted = gr.State(0.0)  # changes when the model should look at the cases again
         ui.watched, ui.removed, ui.doomed = gr.State(""), gr.State(""), gr.State({})
         ui.timer = gr.Timer(POLL_S, active=False)
@@ -663,7 +665,7 @@ class Teach:
         with gr.Row(elem_classes="ps-unseen"):
             for name in ("files", "acts", "opened", "asked_cell", "stray", "to_erase", "turned"):
                 setattr(ui, name, gr.Textbox("", label=name, elem_id=f"ps-{name.replace('_', '-')}"))
-        unseen = {"files", "opened", "acts", "asked_cell", "stray", "to_erase", "turned"}
+        unseen = {"screen", "files", "opened", "acts", "asked_cell", "stray", "to_erase", "turned"}
         self.everything = [part for name, part in vars(ui).items() if name not in unseen]
 
     def wire(self) -> None:
@@ -673,7 +675,7 @@ class Teach:
         for event, handler, inputs in (
             (ui.adopt.click, self.adopt, [ui.screen, ui.known]),
             (ui.make.click, self.make, [ui.screen, ui.title, ui.classes, ui.modality, ui.organ]),
-            (ui.change.click, self.change, [ui.task, ui.new_title, ui.new_classes]),
+            (ui.change.click, self.change, [ui.screen, ui.task, ui.new_title, ui.new_classes]),
             (ui.remove.click, self.remove, [ui.screen, ui.task]),
             (ui.restore.click, self.restore, [ui.screen, ui.removed]),
         ):
@@ -681,15 +683,15 @@ class Teach:
         ui.task.input(self.choose, [ui.screen, ui.task], every, trigger_mode="always_last", **quiet)
         # beside what people may just be choosing and typing; of what comes in one after the other nothing may be passed over
         drawn = [ui.gallery, ui.tools, ui.guessing, ui.pages, ui.page, ui.balance, ui.patient, ui.wrong]
-        draw: Any = {"fn": self.draw, "inputs": [ui.screen, ui.here, *shown], "outputs": drawn, "trigger_mode": "always_last", **quiet}  # fmt: skip
+        draw: Any = {"fn": self.draw, "inputs": [ui.screen, *shown], "outputs": drawn, "trigger_mode": "always_last", **quiet}  # fmt: skip
         came = [ui.task, ui.files]
         ui.files.change(self.bring, came, every, trigger_mode="multiple", concurrency_limit=4, **quiet).then(**draw)
         folder = [ui.task, ui.stray, ui.brought, ui.sort, ui.only, ui.guesses]
         ui.stray.change(self.add_class, folder, every, trigger_mode="multiple", concurrency_limit=1, **quiet)
-        looked = [ui.screen, ui.here, ui.backbone, ui.watched]
+        looked = [ui.screen, ui.backbone, ui.watched]
         ui.wanted.change(self.guess, looked, [ui.guessing, ui.guesses], **quiet).then(**draw)
         ui.backbone.input(time.monotonic, None, ui.wanted, **quiet)
-        first = [ui.screen, ui.here, ui.sort, ui.only, gr.State(0), ui.guesses]
+        first = [ui.screen, ui.sort, ui.only, gr.State(0), ui.guesses]
         for control in (ui.sort, ui.only):
             control.input(self.look, first, every, trigger_mode="always_last", **quiet)
         ui.turned.change(
@@ -712,7 +714,7 @@ class Teach:
         ui.method.input(self.options_of, [ui.method, ui.task], [ui.options], **quiet)
         plan = [ui.task, ui.budget, ui.backbone, ui.method, ui.options, ui.views_of, ui.seed]
         ui.teach.click(self.begin, plan, every, trigger_mode="once", **quiet)
-        ui.timer.tick(self.poll, [ui.screen, ui.here, ui.watched], every, trigger_mode="once", **quiet)
+        ui.timer.tick(self.poll, [ui.screen, ui.watched], every, trigger_mode="once", **quiet)
         ui.stop.click(self.stop, ui.task, every, **quiet)
         ui.resume.click(self.resume, ui.task, every, **quiet)
 

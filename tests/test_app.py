@@ -163,19 +163,22 @@ def copied(tmp_path: Path, name: str = "a.dcm") -> str:
 
 def opened(handlers: Read, files: list[str], held: list[cases.Case] | None = None) -> tuple:
     """(cases, problem) after an upload."""
-    *_, last = handlers.open_files(files, held or [], Screen(), False)
-    return last.get(handlers.ui.held, held or []), last[handlers.ui.problem]
+    screen = Screen(held=held or [])
+    *_, last = handlers.open_files(files, screen, 1)
+    return screen.held, last[handlers.ui.problem]
 
 
 def sampled(handlers: Read) -> list[cases.Case]:
-    return handlers.open_sample("CT", [], Screen())[handlers.ui.held]
+    screen = Screen()
+    handlers.open_sample("CT", screen, 1)
+    return screen.held
 
 
 def look(handlers: Read, held: list[cases.Case], frame: int = 1, window: str = "", invert: bool = False, areas: str = "",
          prompts: str = "modality-description-ensemble") -> SimpleNamespace:  # fmt: skip
     """What the page shows, by the components' names."""
     found = handlers.look_anew(
-        None, held, Screen(), 0, frame, window, 40, 400, invert, areas, "scope-mini", prompts, "class", 0.6
+        None, Screen(held=held), 0, frame, window, 40, 400, invert, areas, "scope-mini", prompts, "class", 0.6
     )
     return SimpleNamespace(**{name: found.get(part) for name, part in vars(handlers.ui).items() if name != "samples"})
 
@@ -195,7 +198,7 @@ def test_a_bad_file_alone_keeps_what_was_open(handlers, tmp_path):
     bad.write_bytes(b"nothing")
     kept, problem = opened(handlers, [str(bad)], held)
     assert kept is held and held[0].folder.path.is_dir() and "This did not work" in problem
-    handlers.clear(held, Screen())
+    handlers.clear(Screen(held=held), 1)
     assert not held[0].folder.path.exists()
 
 
@@ -317,16 +320,17 @@ def test_areas_are_written_as_they_are_read():
 def test_a_series_opens_as_one_case_shows_its_middle_and_is_classified_whole(handlers, tmp_path):
     ui = handlers.ui
     files = [str(p) for p in write_series(tmp_path / "ct", slices=12, side=32)]
-    early, last = handlers.open_files(files, [], Screen(), False)
+    screen = Screen()
+    early, last = handlers.open_files(files, screen, 1)
     assert "One of 12 files" in early[ui.view] and "ps-base" in early[ui.view]
     assert [early[part] for part in (ui.result, ui.care, ui.said, ui.curve)] == [""] * 4  # nothing of the image before it
-    held = last[ui.held]
+    held = screen.held
     assert [case.title for case in held] == ["CT, 12 slices of 32 x 32"] and not any(Path(f).exists() for f in files)
     assert last[ui.frame]["maximum"] == 12 and last[ui.frame]["value"] == 7
     windows = dict((value, words) for words, value in last[ui.window]["choices"])
     assert windows["file 2"] == "File 2 LUNG: -600 / 1500" and windows["lung"].startswith("Lung")
     assert list(windows)[3:5] == ["lung", "mediastinum"]  # the chest's presets come first
-    asked = (held, Screen(), 0, 7, "", 40, 400, False, "", "scope-mini", "modality-zero-shot")
+    asked = (Screen(held=held), 0, 7, "", 40, 400, False, "", "scope-mini", "modality-zero-shot")
     *_, done = handlers.all_frames(None, *asked, "mean")
     (whole,) = (each[ui.whole] for each in handlers.all_frames(None, *asked, "mean") if ui.whole in each)
     html = handlers.repool(whole, 3, "max")
@@ -337,8 +341,8 @@ def test_a_series_opens_as_one_case_shows_its_middle_and_is_classified_whole(han
     alone = engine.predict(frame.reading.image, backbone, frame.reading.prompts).probabilities
     np.testing.assert_allclose(whole.curve.probabilities[0][2], alone, atol=1e-5)
     assert frame.whole is None and frame.curve == "" and frame.volume["visible"]
-    strip = handlers.thumbnails(held, Screen(), 0, "", 40, 400, False, "")
-    assert strip.count("data-frame=") == 10 and strip != handlers.thumbnails(held, Screen(), 0, "", 40, 400, True, "")
+    strip = handlers.thumbnails(screen, 0, "", 40, 400, False, "")
+    assert strip.count("data-frame=") == 10 and strip != handlers.thumbnails(screen, 0, "", 40, 400, True, "")
     cases.forget(held)
 
 
@@ -346,13 +350,13 @@ def test_what_is_answered_of_a_study_that_has_gone_is_not_shown(handlers, tmp_pa
     """Bugs: one patient's curve grew on beside the next one's picture; an answer came back after Clear."""
     ui, screen = handlers.ui, Screen()
     files = [str(p) for p in write_series(tmp_path / "ct", slices=40, side=32)]
-    opening = handlers.open_files(files, [], screen, False)
+    opening = handlers.open_files(files, screen, 1)
     next(opening)
-    handlers.clear([], screen)
+    handlers.clear(screen, 2)
     assert list(opening) == [{ui.drop: gr.skip()}] and not any(Path(f).exists() for f in files)
-    held, _ = opened(handlers, [str(p) for p in write_series(tmp_path / "again", slices=40, side=32)])
+    *_, _ = handlers.open_files([str(p) for p in write_series(tmp_path / "again", slices=40, side=32)], screen, 3)
     view = (0, 7, "", 40, 400, False, "", "scope-mini", "modality-zero-shot")
-    growing = handlers.all_frames(None, held, screen, *view, "mean")
+    growing = handlers.all_frames(None, screen, *view, "mean")
     while ui.curve not in next(growing):
         pass
     screen.view += 1
@@ -364,24 +368,51 @@ def test_what_is_answered_of_a_study_that_has_gone_is_not_shown(handlers, tmp_pa
         return classify(*asked)
 
     monkeypatch.setattr(compute, "classify", slow)
-    assert set(handlers.look(None, held, screen, *view, "class", 0.6)) == {ui.wrong}
+    assert set(handlers.look(None, screen, *view, "class", 0.6)) == {ui.wrong}
     frames_of = engine.frames_of
 
     def chosen(*asked):
-        handlers.choose_series(held, screen, 0)  # another series of the study
+        handlers.choose_series(screen, 0)  # another series of the study
         return frames_of(*asked)
 
     monkeypatch.setattr(engine, "frames_of", chosen)
-    assert handlers.thumbnails(held, screen, 0, "", 40, 400, False, "") == gr.skip()
+    assert handlers.thumbnails(screen, 0, "", 40, 400, False, "") == gr.skip()
+    cases.forget(screen.held)
+
+
+def test_the_visitors_last_act_counts_in_whatever_order_the_server_hears_of_them(handlers, tmp_path):
+    """Bugs: files that took long to arrive were opened after Clear; Clear was heard before the upload that it was to undo."""
+    ui, screen = handlers.ui, Screen()
+    handlers.open_sample("CT", screen, 1)
+    handlers.clear(screen, 3)
+    assert screen.held == []
     sent = [str(shutil.copy(CT, tmp_path / "late.dcm"))]
-    (late,) = handlers.open_files(sent, held, screen, True)
-    assert set(late) == {ui.drop} and not Path(sent[0]).exists()
-    cases.forget(held)
+    (late,) = handlers.open_files(sent, screen, 2)
+    assert set(late) == {ui.drop} and not Path(sent[0]).exists() and screen.held == []
+    handlers.open_sample("MR", screen, 5)
+    for behind in (handlers.open_sample("CT", screen, 4), handlers.clear(screen, 4)):
+        assert behind == {ui.drop: gr.skip()} and [case.title for case in screen.held] == ["Example: MR"]
+
+
+def test_clear_between_the_last_file_and_the_answer_leaves_nothing(handlers, tmp_path, monkeypatch):
+    """Bug: the cases were put back by an answer that was already on its way when Clear was pressed."""
+    ui, screen = handlers.ui, Screen()
+    choosers = handlers._choosers
+
+    def cleared(opened):
+        handlers.clear(screen, 2)
+        return choosers(opened)
+
+    monkeypatch.setattr(handlers, "_choosers", cleared)
+    (came,) = handlers.open_files([copied(tmp_path)], screen, 1)
+    assert screen.held == [] and came[ui.file]["visible"] is False  # it went out after Clear had drawn its empty screen
+    after = handlers.look_anew(None, screen, 0, 1, "", 40, 400, False, "", "scope-mini", "modality-zero-shot", "class", 0.5)
+    assert "No image yet" in after[ui.view] and not after[ui.frame]["visible"] and not after[ui.window]["visible"]
 
 
 def test_covered_areas_and_inversion_hold_for_all_frames_too(handlers, tmp_path):
     held, _ = opened(handlers, [str(p) for p in write_series(tmp_path / "ct", slices=3, side=32)])
-    asked = (held, Screen(), 0, 2, "lung", 40, 400, True, "0,0,16,32", "scope-mini", "modality-zero-shot")
+    asked = (Screen(held=held), 0, 2, "lung", 40, 400, True, "0,0,16,32", "scope-mini", "modality-zero-shot")
     (whole,) = (each[handlers.ui.whole] for each in handlers.all_frames(None, *asked, "mean") if handlers.ui.whole in each)
     backbone = models.backbone("scope-mini", "cpu", "float32")
     for i in range(3):
@@ -452,7 +483,7 @@ def test_the_audit_tells_what_was_asked_and_nothing_of_whom(tmp_path):
     held, _ = opened(handlers, [str(p) for p in write_series(tmp_path / "DOE^JANE", slices=3, side=32)])
     look(handlers, held, window="lung", areas="0,0,9,9")
     look(handlers, held, invert=True)
-    asked = (held, Screen(), 0, 2, "automatic", 40, 400, False, "", "scope-mini", "modality-zero-shot")
+    asked = (Screen(held=held), 0, 2, "automatic", 40, 400, False, "", "scope-mini", "modality-zero-shot")
     *_, whole, _ = handlers.all_frames(None, *asked, "max")
     handlers.stop(whole[handlers.ui.whole], "mean")  # what stands on the screen is accounted for, too
     cases.forget(held)

@@ -24,7 +24,7 @@ from gradio_client import Client, handle_file
 import engine
 from app import audit, cases, columns, page, text
 from app.compare import Compare, Found, Going
-from app.host import Host
+from app.host import Host, Screen
 from app.read import Read
 from app.settings import Settings
 from engine.heads import LinearHead
@@ -129,7 +129,7 @@ def learned(host: Host, cases_: dict[int, list[float]], design: str = "cross-val
 
 def look(tab: Compare, which: str, chosen: list[str], label: str = "", held: Any = None) -> dict[Any, Any]:
     view = (1, "", 40, 400, False, "")
-    return tab.look(None, which, chosen, "scope-mini", label, 0.5, held or [], 0, *view)
+    return tab.look(None, which, chosen, "scope-mini", label, 0.5, Screen(held=held or []), 0, *view)
 
 
 def test_cards_show_what_each_set_says_alone(tab, host):
@@ -149,9 +149,9 @@ def test_the_open_image_is_compared_and_without_one_a_sentence_says_what_to_do(t
     held = [cases.sample("CT")]
     found = look(tab, "", ["modality"], held=held)
     assert "ps-card" in found[tab.ui.cards] and found[tab.ui.seen] == held[0].key
-    again = tab.arrive(None, held, 0, "modality", held[0].key, [], [], "", [], [], "scope-mini")
+    again = tab.arrive(None, Screen(held=held), 0, "modality", held[0].key, [], [], "", [], [], "scope-mini")
     assert tab.ui.cards not in again
-    other = tab.arrive(None, [cases.sample("MR")], 0, "modality", held[0].key, [], [], "", [], [], "scope-mini")
+    other = tab.arrive(None, Screen(held=[cases.sample("MR")]), 0, "modality", held[0].key, [], [], "", [], [], "scope-mini")
     assert "ps-card" not in other[tab.ui.cards] and other[tab.ui.seen] == ""
 
 
@@ -190,12 +190,12 @@ def test_maps_share_one_scale():
 
 
 def test_sets_of_the_question_in_read_are_proposed_until_somebody_chooses(tab):
-    first = tab.arrive(None, [], 0, "busi-coop", "", [], [], "", [], [], "scope-mini")
+    first = tab.arrive(None, Screen(), 0, "busi-coop", "", [], [], "", [], [], "scope-mini")
     proposed = first[tab.ui.proposed]
     assert proposed[0] == "busi-coop" and len(proposed) == 4 and all(each.startswith("busi-") for each in proposed)
-    moved = tab.arrive(None, [], 0, "ctkidney-coop", "", proposed, proposed, "", [], [], "scope-mini")
+    moved = tab.arrive(None, Screen(), 0, "ctkidney-coop", "", proposed, proposed, "", [], [], "scope-mini")
     assert all(each.startswith("ctkidney-") for each in moved[tab.ui.proposed])
-    own = tab.arrive(None, [], 0, "ctkidney-coop", "", proposed, ["modality-zero-shot"], "", [], [], "scope-mini")
+    own = tab.arrive(None, Screen(), 0, "ctkidney-coop", "", proposed, ["modality-zero-shot"], "", [], [], "scope-mini")
     assert own[tab.ui.sets]["value"] == ["modality-zero-shot"]
     offered = [value for _, value in own[tab.ui.sets]["choices"]]
     assert offered[0].startswith("modality") and offered[1].startswith("modality")
@@ -206,7 +206,7 @@ def test_sets_of_the_question_in_read_are_proposed_until_somebody_chooses(tab):
 
 def test_a_set_that_was_kept_meanwhile_is_proposed_until_somebody_chooses(tab, host):
     def opened(rivals: list[str], offered: list[str]) -> tuple[list[str], list[str]]:
-        found = tab.arrive(None, [], 0, "modality", "", [], [], TASK, rivals, offered, "scope-mini")
+        found = tab.arrive(None, Screen(), 0, "modality", "", [], [], TASK, rivals, offered, "scope-mini")
         return found[tab.ui.rivals]["value"], found.get(tab.ui.offered, offered)
 
     first, offered = opened([], [])

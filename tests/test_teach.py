@@ -101,9 +101,13 @@ def made(tab: Teach, classes: str = "dark\nbright", title: str = "Light") -> str
     return found[tab.ui.task]["value"]
 
 
+def on(name: str) -> Screen:
+    return Screen(task=name)
+
+
 def brought(tab: Teach, name: str, files: str) -> Any:
     *_, last = tab.bring(None, name, files)
-    return tab.look(None, Screen(), name, "came", "", 0, Guesses()) | last
+    return tab.look(None, on(name), "came", "", 0, Guesses()) | last
 
 
 def filled(tab: Teach, tmp_path: Path, each: int = 4, bare: int = 0) -> str:
@@ -117,7 +121,7 @@ def filled(tab: Teach, tmp_path: Path, each: int = 4, bare: int = 0) -> str:
 
 def arrived(tab: Teach, chosen: str | None = None, look: Look = Look(), training: str | None = None) -> Any:  # noqa: B008
     """The tab is opened, with what was on the screen before; or the page is loaded."""
-    return tab.arrive(None, chosen, look.how, look.only, look.page, Guesses(), training)
+    return tab.arrive(None, Screen(), chosen, look.how, look.only, look.page, Guesses(), training)
 
 
 def act(tab: Teach, name: str, *acts: dict[str, Any], number: int = 1, **more: Any) -> Any:
@@ -144,19 +148,19 @@ def test_a_question_with_one_class_is_a_sentence_and_nothing_is_made(tab):
 def test_lines_rename_and_add_classes_but_take_none_away(tab, tmp_path):
     name = filled(tab, tmp_path, 1)
     workspace = tab.host.workspace(None)
-    assert tab.change(None, name, "Shade", "dim\nbright\ndappled = Light and shadow.")[tab.ui.wrong] == ""
+    assert tab.change(None, on(name), name, "Shade", "dim\nbright\ndappled = Light and shadow.")[tab.ui.wrong] == ""
     task = workspace.task(name)
     assert [(label.name, label.display) for label in task.labels] == [("dark", "dim"), ("bright", "bright"), ("dappled", "dappled")]  # fmt: skip
     assert [case.label for case in workspace.cases(name)] == ["dark", "bright"]
     assert task.bank is not None and "Light and shadow." in task.bank.classes["dappled"].sentences
-    said = tab.change(None, name, "Shade", "dim")[tab.ui.wrong]
+    said = tab.change(None, on(name), name, "Shade", "dim")[tab.ui.wrong]
     assert "1 lines are left for 3 classes" in said and len(workspace.task(name).labels) == 3
 
 
 def test_a_change_that_does_not_hold_together_changes_nothing_at_all(tab):
     name = made(tab)
     before = tab.host.workspace(None).task(name)
-    assert "has no title" in tab.change(None, name, " ", "dark\nbright\ndappled")[tab.ui.wrong]
+    assert "has no title" in tab.change(None, on(name), name, " ", "dark\nbright\ndappled")[tab.ui.wrong]
     with pytest.raises(engine.DataError, match="'dusk' is no class"):
         TeachPrograms(tab.host).change_task(None, name, display={"dusk": "x"}, new_classes=["dappled"])
     assert tab.host.workspace(None).task(name) == before
@@ -167,7 +171,7 @@ def test_what_a_question_shows_to_be_changed_changes_nothing_when_it_is_saved(ta
     before = tab.host.workspace(None).task(name)
     shown = tab.choose(None, Screen(), name)
     assert shown[tab.ui.new_classes] == "benign\nmalignant"
-    tab.change(None, name, shown[tab.ui.new_title], shown[tab.ui.new_classes])
+    tab.change(None, on(name), name, shown[tab.ui.new_title], shown[tab.ui.new_classes])
     assert tab.host.workspace(None).task(name) == before
 
 
@@ -325,8 +329,8 @@ def test_the_least_sure_come_first_and_filters_leave_out_the_others():
 def test_what_the_model_thinks_is_what_the_library_computes(tab, tmp_path):
     name = filled(tab, tmp_path, 2, bare=3)
     workspace = tab.host.workspace(None)
-    *_, last = tab.guess(None, Screen(), name, "scope-mini", "")
-    last |= tab.draw(None, Screen(), name, "unsure", "", 0, last[tab.ui.guesses])
+    *_, last = tab.guess(None, on(name), "scope-mini", "")
+    last |= tab.draw(None, on(name), "unsure", "", 0, last[tab.ui.guesses])
     backbone = engine.load_backbone("scope-mini")
     prompts = engine.METHODS["zero-shot"]().learn(backbone, workspace.task(name))
     expected = {
@@ -345,27 +349,28 @@ def test_what_the_model_thinks_is_what_the_library_computes(tab, tmp_path):
 
 def test_the_model_does_not_look_while_a_training_needs_the_cores(tab, tmp_path):
     name = filled(tab, tmp_path, 2)
-    assert list(tab.guess(None, Screen(), name, "scope-mini", "a-job")) == [{tab.ui.guessing: ""}]
+    assert list(tab.guess(None, on(name), "scope-mini", "a-job")) == [{tab.ui.guessing: ""}]
 
 
 def test_the_model_says_what_it_thinks_and_the_gallery_is_drawn_as_it_is_asked_for_by_then(tab, tmp_path):
     name = filled(tab, tmp_path, 2)
-    updates = list(tab.guess(None, Screen(), name, "scope-mini", ""))
+    updates = list(tab.guess(None, on(name), "scope-mini", ""))
     assert set().union(*updates) == {tab.ui.guesses, tab.ui.guessing}
-    shown = tab.draw(None, Screen(), name, "came", "=dark", 0, updates[-1][tab.ui.guesses])
+    shown = tab.draw(None, on(name), "came", "=dark", 0, updates[-1][tab.ui.guesses])
     assert len(tags(shown[tab.ui.gallery], role="option")) == 2 and "names of the classes alone" in shown[tab.ui.guessing]
-    *_, last = tab.guess(None, Screen(), name, "nope", "")
-    shown = tab.draw(None, Screen(), name, "came", "", 0, last[tab.ui.guesses])
+    *_, last = tab.guess(None, on(name), "nope", "")
+    shown = tab.draw(None, on(name), "came", "", 0, last[tab.ui.guesses])
     assert "no backbone" in shown[tab.ui.guessing] and len(tags(shown[tab.ui.gallery], role="option")) == 4
     assert tab.ui.wrong not in shown  # what was said before stays
-    assert tab.draw(None, Screen(), "", "came", "", 0, Guesses())  # Gradio takes no empty answer
+    assert tab.draw(None, Screen(), "came", "", 0, Guesses())  # Gradio takes no empty answer
 
 
 def test_what_is_answered_of_another_question_is_not_drawn(tab, tmp_path, monkeypatch):
     """Bug: the gallery of the question before was drawn under the new one."""
-    name, screen = filled(tab, tmp_path, 9), Screen()
+    name = filled(tab, tmp_path, 9)
+    screen = on(name)
     other = made(tab, "a\nb", "Other")
-    thinking = tab.guess(None, screen, name, "scope-mini", "")  # 18 images: two turns
+    thinking = tab.guess(None, screen, "scope-mini", "")  # 18 images: two turns
     assert tab.ui.guesses in next(thinking)
     tab.choose(None, screen, other)
     assert list(thinking) == [{tab.ui.guessing: gr.skip()}]
@@ -375,9 +380,9 @@ def test_what_is_answered_of_another_question_is_not_drawn(tab, tmp_path, monkey
         tab.choose(None, screen, other)
         return cases_of(*asked)
 
-    monkeypatch.setattr(tab, "_whole", lambda *asked: {})
+    monkeypatch.setattr(tab, "_come", lambda *asked: {})
     monkeypatch.setattr(tab, "_cases", slow)
-    assert set(tab.draw(None, screen, name, "came", "", 0, Guesses())) == {tab.ui.page}
+    assert set(tab.draw(None, screen, "came", "", 0, Guesses())) == {tab.ui.page}
 
 
 # --- labelling ------------------------------------------------------------------------------------------------------------
@@ -546,7 +551,7 @@ def test_a_visitor_sees_and_names_only_his_own(tmp_path, monkeypatch):
         list(tab.bring(one, name, sent({"s/dark/1.png": shade(1, 60)})))
         mine = tab.host.workspace(one).cases(name)[0].id
         programs = TeachPrograms(tab.host)
-        assert tab.arrive(two, None, "came", "", 0, Guesses(), None)[tab.ui.task]["value"] is None
+        assert tab.arrive(two, Screen(), None, "came", "", 0, Guesses(), None)[tab.ui.task]["value"] is None
         assert programs.tasks(two) == [] and tab.host.looked(two) is None  # who only looks takes no room
         assert "brought nothing" in tab.open(two, name, str(mine), Guesses())[tab.ui.wrong]
         tab.make(two, Screen(), "Light", "dark\nbright", "any", "any")
@@ -571,9 +576,9 @@ def taught(tab: Teach, name: str, budget: str = "quick", method: str = "linear-p
     assert began[tab.ui.timer]["active"] and not began[tab.ui.teach]["interactive"] and began[tab.ui.stop]["visible"]
     until = time.monotonic() + 120
     while tab.host.workspace(None).job(job).is_active and time.monotonic() < until:
-        tab.poll(None, Screen(), name, job)
+        tab.poll(None, on(name), job)
         time.sleep(0.2)
-    return job, tab.poll(None, Screen(), name, job)
+    return job, tab.poll(None, on(name), job)
 
 
 def test_a_training_ends_with_its_result_is_saved_and_used(tab, tmp_path):
@@ -605,7 +610,7 @@ def test_a_training_ends_with_its_result_is_saved_and_used(tab, tmp_path):
     assert question["value"] == kept.removesuffix("-scope-mini") and question["value"] in {v for _, v in question["choices"]}
     assert used[tab.read.ui.backbone] == "scope-mini"
 
-    *_, guessed = tab.guess(None, Screen(), name, "scope-mini", "")
+    *_, guessed = tab.guess(None, on(name), "scope-mini", "")
     assert "after your training" in guessed[ui.guesses].by and "this is no test" in guessed[ui.guesses].by
     assert guessed[ui.guesses].of.keys() == {each.id for each in workspace.cases(name)}
 
@@ -638,7 +643,7 @@ def test_a_training_is_stopped_and_goes_on(tab, tmp_path):
     until = time.monotonic() + 90
     while not workspace.job(job).curve and time.monotonic() < until:
         time.sleep(0.2)
-    shown = tab.poll(None, Screen(), name, job)
+    shown = tab.poll(None, on(name), job)
     assert 'data-state="running"' in shown[tab.ui.job] and "<progress" in shown[tab.ui.job]
     there = arrived(tab)  # a page that is loaded meanwhile finds it
     assert there[tab.ui.watched] == job and there[tab.ui.timer]["active"] is True
@@ -646,7 +651,7 @@ def test_a_training_is_stopped_and_goes_on(tab, tmp_path):
     until = time.monotonic() + 10
     while workspace.job(job).is_active and time.monotonic() < until:
         time.sleep(0.1)
-    stopped = tab.poll(None, Screen(), name, job)
+    stopped = tab.poll(None, on(name), job)
     assert 'data-state="stopped"' in stopped[tab.ui.job] and stopped[tab.ui.resume]["visible"] and not stopped[tab.ui.stop]["visible"]  # fmt: skip
     assert stopped[tab.ui.timer]["active"] is False and stopped[tab.ui.teach]["interactive"]
     assert tab.resume(None, name)[tab.ui.timer]["active"] is True
@@ -663,22 +668,22 @@ def test_every_training_that_runs_or_waits_is_shown_and_stopped_the_running_one_
     def states(found: Any) -> list[str | None]:
         return [each["data-state"] for each in tags(found[ui.job], "section")]
 
-    shown = tab.poll(None, Screen(), name, "")
+    shown = tab.poll(None, on(name), "")
     assert states(shown) == ["running", "queued"] and shown[ui.watched] == older.id
     assert shown[ui.job].index("BiomedCoOp") < shown[ui.job].index("Linear probe")
     stopping = tab.stop(None, name)
     assert states(stopping) == ["stopping", "queued"] and workspace.job(newer.id).state == "queued"
     workspace.finish(older.id, "test", "stopped")
-    shown = tab.poll(None, Screen(), name, older.id)
+    shown = tab.poll(None, on(name), older.id)
     assert states(shown) == ["queued", "stopped"] and shown[ui.watched] == newer.id and shown[ui.resume]["visible"]
     tab.resume(None, name)
     assert workspace.job(older.id).state == "queued"  # not the newest, but the one that was stopped
     workspace.claim(older.id, "test")
     workspace.finish(older.id, "test", "failed", "It did not work.")
     workspace.claim(newer.id, "test")
-    assert "It did not work." in tab.poll(None, Screen(), name, older.id)[ui.job]  # while the other one runs
+    assert "It did not work." in tab.poll(None, on(name), older.id)[ui.job]  # while the other one runs
     workspace.finish(newer.id, "test", "done")
-    shown = tab.poll(None, Screen(), name, newer.id)
+    shown = tab.poll(None, on(name), newer.id)
     assert shown[ui.views].selected == "result" and states(shown) == ["done"]
     assert not shown[ui.resume]["visible"] and shown[ui.timer]["active"] is False
 
