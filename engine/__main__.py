@@ -1,4 +1,4 @@
-"""The command line: python -m engine list | predict | tune | evaluate | prompts | reproduce | import | export | erase |
+"""The command line: python -m engine list | predict | tune | evaluate | faithful | prompts | reproduce | import | export | erase |
 workspace | bench.
 
 --json prints one documented object (README, "What --json prints"). Exit codes: 0 all well; 1 some files failed, the
@@ -342,6 +342,109 @@ def run_reproduce(args: argparse.Namespace) -> int:
     return 0
 
 
+# --- faithful -------------------------------------------------------------------------------------------------------
+
+
+def _sources(args: argparse.Namespace, backbone: Backbone) -> list[engine.Source]:
+    """A prompt set for each --data, or one for all."""
+    if len(args.prompts) not in (1, len(args.data)):
+        raise engine.DataError(
+            f"There are {len(args.data)} sources of images and {len(args.prompts)} prompt sets.",
+            "Give one set for all, or one for each, in their order.",
+        )
+    sets = [engine.prompt_set(name, backbone) for name in args.prompts]
+    found = []
+    for data, prompts in zip(args.data, sets * (len(args.data) // len(sets)), strict=True):
+        known = prompts.card["task"]["id"]
+        task = engine.task(known) if known in engine.tasks() else None
+        found.append(engine.Source(engine.read_examples(data, task, args.split), prompts))
+    return found
+
+
+def run_faithful(args: argparse.Namespace) -> int:
+    """Ctrl-C prints what is done."""
+    backbone = engine.load_backbone(args.backbone, args.device, args.precision)
+    maps = engine.explanations_for(backbone) if args.maps == ["all"] else args.maps
+    sources = _sources(args, backbone)
+    asked = (args.images, args.steps, args.random, args.fill, args.target, tuple(args.blocks), args.seed)
+    rows: list[engine.Scored] = []
+    stopped = False
+    try:
+        for row in engine.score_maps(sources, backbone, maps, *asked):
+            rows.append(row)
+            _images_done(len(rows), args.images)
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        stopped = True
+        print(f"\nStopped after {len(rows)} images, of which the table is.", file=sys.stderr)
+    found = engine.Faithfulness(tuple(rows))
+    if args.json:
+        print(json.dumps({"schema": 1, "results": [_faithful_row(found, sources, backbone, args, stopped)]}, indent=1))
+    else:
+        _show_faithful(found, sources)
+    return 130 if stopped else 0
+
+
+def _as_json(i: engine.Interval) -> dict[str, float | None]:
+    return {"value": _finite(i.value), "low": _finite(i.low), "high": _finite(i.high)}
+
+
+def _faithful_row(
+    found: engine.Faithfulness, sources: list[engine.Source], backbone: Backbone, args: argparse.Namespace, stopped: bool
+) -> dict[str, Any]:
+    counts = [sum(row.source == s for row in found.rows) for s in range(len(sources))]
+    return {
+        "backbone": backbone.id,
+        "device": f"{backbone.device} ({backbone.dtype})",
+        "prompt_sets": [{"prompt_set": s.prompts.name, "images": n} for s, n in zip(sources, counts, strict=True)],
+        "images": len(found.rows),
+        "groups": len(set(found.units)),
+        "named_right": sum(row.named_right for row in found.rows),
+        "stopped": stopped,
+        "steps": args.steps,
+        "random_orders": args.random,
+        "fill": args.fill,
+        "target": args.target,
+        "seed": args.seed,
+        "maps": [
+            {
+                "name": each.name,
+                "deletion": _as_json(each.deletion),
+                "insertion": _as_json(each.insertion),
+                "insertion_minus_deletion": _as_json(each.score),
+                "over_random": _as_json(each.over_random),
+                "seconds": each.seconds,
+                "shift_correlation": _as_json(each.stability) if each.stability else None,
+                "randomised_correlation": {str(b): _as_json(i) for b, i in each.weights.items()},
+            }
+            for each in found.maps
+        ],
+        "words": found.in_words(),
+    }
+
+
+def _show_faithful(found: engine.Faithfulness, sources: list[engine.Source]) -> None:
+    def shown(i: engine.Interval | None) -> str:
+        return "" if i is None else f"{i.value:.3f} ({i.low:.3f} to {i.high:.3f})"
+
+    for s, source in enumerate(sources):
+        print(f"{source.prompts.name}: {sum(row.source == s for row in found.rows)} images")
+    right = sum(row.named_right for row in found.rows)
+    print(f"{len(found.rows)} images in {len(set(found.units))} groups, {right} of them named rightly\n")
+    blocks = list(found.maps[0].weights) or next((list(each.weights) for each in found.maps if each.weights), [])
+    head = ["map", "deletion AUC (low)", "insertion AUC (high)", "insertion - deletion", "over random", "s a map"]
+    head += ["shifted"] * bool(blocks) + [f"last {b} random" for b in blocks]
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    for each in found.maps:
+        cells = [each.name, *map(shown, (each.deletion, each.insertion, each.score, each.over_random))]
+        cells.append(f"{each.seconds:.3f}" if each.seconds else "")
+        if blocks:
+            cells += [shown(each.stability), *(shown(each.weights.get(b)) for b in blocks)]
+        print("| " + " | ".join(cells) + " |")
+    print("\n" + found.in_words())
+
+
 # --- import and export ----------------------------------------------------------------------------------------------
 
 
@@ -479,6 +582,26 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", required=True, help="class folders, a folder with split.csv, or a CSV")
     p.add_argument("--prompts", nargs="+", required=True, metavar="SET")
     p.add_argument("--split", default=None, help="only this split of the CSV, as in test")
+    machine(p)
+    p.add_argument("--json", action="store_true")
+
+    p = verb(
+        "faithful", run_faithful, "Which map tells the truth: deletion and insertion on labelled images, beside chance."
+    )
+    p.add_argument("--data", nargs="+", required=True, metavar="DATA", help="class folders or CSVs; images are drawn evenly")
+    p.add_argument("--prompts", nargs="+", required=True, metavar="SET", help="one for all data, or one for each")
+    p.add_argument("--split", default=None, help="only this split of the CSV, as in test")
+    p.add_argument("--images", type=int, default=200, help="in all (default: 200)")
+    p.add_argument("--maps", nargs="+", default=["all"], metavar="MAP", help="default: all that the backbone carries")
+    p.add_argument("--steps", type=int, default=10, help="of each curve (default: 10)")
+    p.add_argument("--random", type=int, default=4, metavar="N", help="random orders an image (default: 4)")
+    p.add_argument("--fill", default="blur", help="what stands for what is taken away: blur (default) or mean")
+    p.add_argument("--target", default="class", help="of the maps: class (default), rest or runner-up")
+    p.add_argument(
+        "--blocks", nargs="*", type=int, default=[], metavar="B",
+        help="also check maps with the image tower's last B blocks randomised, and under shifts of the input",
+    )  # fmt: skip
+    p.add_argument("--seed", type=int, default=0)
     machine(p)
     p.add_argument("--json", action="store_true")
 

@@ -222,6 +222,12 @@ def mean_with_interval(
     return _interval(np.mean([score(truth, run) for run in runs]), drawn)
 
 
+def mean_over_units(values: np.ndarray, units: Sequence[str], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """The mean of one number an image (N,), with its interval over units (N,)."""
+    drawn = [weights @ values / weights.sum(axis=-1) for weights in _resamples(units, seed, resamples)]
+    return _interval(values.mean(), drawn)
+
+
 # --- what is said of two --------------------------------------------------------------------------------------------
 
 

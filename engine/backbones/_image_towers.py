@@ -22,7 +22,7 @@ from timm.models.vision_transformer import Block
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor
 
-from engine.backbones.base import AttentionLayer
+from engine.backbones.base import AttentionLayer, FeatureMap, LastBlock
 from engine.errors import BackboneError
 from engine.types import VisualPrompt
 
@@ -39,13 +39,15 @@ def _rows(prompt: VisualPrompt, layers: int, width: int, room: int, like: Tensor
 
 
 class ViT(ABC):
-    """visual : open_clip's module; blocks : its transformer's; prefix : tokens before the patches; width : of a token."""
+    """visual : open_clip's module; blocks : its transformer's; prefix : tokens before the patches; width : of a token;
+    pooled : the tokens that the image's feature is read from, CLS or the patches."""
 
     visual: Any
     blocks: list[Any]
     grid: tuple[int, int]
     prefix: int
     width: int
+    pooled: slice
     inserts = True
 
     @abstractmethod
@@ -53,8 +55,20 @@ class ViT(ABC):
         """x (B, 3, S, S) -> (B, T, width), as block 0 sees them."""
 
     @abstractmethod
+    def norm(self, block: Any, tokens: Tensor) -> Tensor:
+        """One block's first norm: (B, T, width)."""
+
+    @abstractmethod
+    def heads(self, block: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled queries, keys and values of one block's normed tokens, each (B, H, T, width / H)."""
+
     def qkv(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled queries, keys and values of one block, each (B, H, T, width / H)."""
+        return self.heads(block, self.norm(block, tokens))
+
+    @abstractmethod
+    def added(self, block: Any, mixed: Tensor) -> Tensor:
+        """What one block's attention adds to the tokens: its heads' values (B, H, T, width / H) -> (B, T, width)."""
 
     @abstractmethod
     def finish(self, block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
@@ -111,21 +125,30 @@ class ViT(ABC):
             tokens = block(tokens)
         return self.project(tokens[:, self.prefix :]).unflatten(1, self.grid)
 
+    def _before(self, x: Tensor, last: int, prompt: VisualPrompt | None) -> tuple[Tensor, Tensor | None]:
+        """The tokens that the block `last` from the end sees, and the prompt's for every block (layers, M, width) or None."""
+        tokens, rows = (self.embed(x), None) if prompt is None else self._begin(x, prompt)
+        for index, block in enumerate(self.blocks[:-last]):
+            tokens = block(tokens) if rows is None or prompt is None else self._step(block, tokens, rows[index], prompt)
+        return tokens, rows
+
+    def _prompts_keys(self, block: Any, tokens: Tensor, row: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, M, width / H) of a visual prompt's tokens in one block; M is 0 without one."""
+        _, k0, v0 = self.qkv(block, tokens[:, :0] if row is None else row.expand(len(tokens), -1, -1))
+        return k0, v0
+
     def attention_layers(self, x: Tensor, last: int, prompt: VisualPrompt | None = None) -> list[AttentionLayer]:
         with torch.no_grad():
-            tokens, rows = (self.embed(x), None) if prompt is None else self._begin(x, prompt)
-            for index, block in enumerate(self.blocks[:-last]):
-                tokens = block(tokens) if rows is None or prompt is None else self._step(block, tokens, rows[index], prompt)
+            tokens, rows = self._before(x, last, prompt)
         layers = []
         for index, block in enumerate(self.blocks[-last:], start=len(self.blocks) - last):
             with torch.no_grad():
                 q, k, v = self.qkv(block, tokens)
-                shown = tokens[:, :0] if rows is None else rows[index].expand(len(tokens), -1, -1)
-                _, k0, v0 = self.qkv(block, shown)
+                k0, v0 = self._prompts_keys(block, tokens, None if rows is None else rows[index])
                 weights = (q @ torch.cat([k, k0], dim=2).transpose(-2, -1)).softmax(dim=-1)
                 weights, to_prompt = weights.split([k.shape[2], k0.shape[2]], dim=-1)
                 if prompt is not None and not prompt.insert:  # overwritten patches have a column of zeros
-                    weights, v = (self._gap(each, shown.shape[1], dim) for each, dim in ((weights, 3), (v, 2)))
+                    weights, v = (self._gap(each, k0.shape[2], dim) for each, dim in ((weights, 3), (v, 2)))
             with torch.enable_grad():
                 weights = weights.contiguous().requires_grad_(True)
                 tokens = self.finish(block, tokens, weights @ v + to_prompt @ v0)
@@ -133,6 +156,73 @@ class ViT(ABC):
                 layers.append(AttentionLayer(weights, F.normalize(self.project(tokens.mean(dim=1)).float(), dim=-1)))
             tokens = tokens.detach()
         return layers
+
+    @torch.no_grad()
+    def attention_weights(self, x: Tensor, last: int, prompt: VisualPrompt | None = None) -> list[Tensor]:
+        """The last `last` blocks' attention, each (B, H, T, T): softmaxed, rows attend to columns. Attention to a prompt is
+        left out; an overwritten patch has a row and a column of zeros."""
+        tokens, rows = self._before(x, last, prompt)
+        found = []
+        for index, block in enumerate(self.blocks[-last:], start=len(self.blocks) - last):
+            q, k, v = self.qkv(block, tokens)
+            k0, v0 = self._prompts_keys(block, tokens, None if rows is None else rows[index])
+            weights = (q @ torch.cat([k, k0], dim=2).transpose(-2, -1)).softmax(dim=-1)
+            if index + 1 < len(self.blocks):
+                tokens = self.finish(block, tokens, weights @ torch.cat([v, v0], dim=2))
+            weights = weights[..., : k.shape[2]]
+            hidden = self._overwritten(rows, prompt)
+            found.append(self._gap(self._gap(weights, hidden, 3), hidden, 2))
+        return found
+
+    def last_block(self, x: Tensor, prompt: VisualPrompt | None = None) -> LastBlock:
+        """Its queries are those of the tokens that `pool` reads, so that one CLS token costs no pass over all."""
+        block, read = self.blocks[-1], self._read
+        with torch.no_grad():
+            tokens, rows = self._before(x, 1, prompt)
+            q, k, v = self.qkv(block, tokens)
+            k0, v0 = self._prompts_keys(block, tokens, None if rows is None else rows[-1])
+            q = q[:, :, read]
+            keys, values = torch.cat([k, k0], dim=2), torch.cat([v, v0], dim=2)
+            mixed = F.scaled_dot_product_attention(q, keys, values, scale=1.0)
+        with torch.enable_grad():
+            mixed = mixed.requires_grad_(True)
+            features = F.normalize(self.pool(self.finish(block, tokens[:, read], mixed)).float(), dim=-1)
+        return LastBlock(q, k, v, mixed, features, self._overwritten(rows, prompt))
+
+    def feature_map(self, x: Tensor, prompt: VisualPrompt | None = None) -> FeatureMap:
+        """The patches behind the last block's first norm; the tokens that go past it hold still."""
+        block, read = self.blocks[-1], self._read
+        with torch.no_grad():
+            tokens, rows = self._before(x, 1, prompt)
+            k0, v0 = self._prompts_keys(block, tokens, None if rows is None else rows[-1])
+            hidden = self._overwritten(rows, prompt)
+            first, patches = self.norm(block, tokens).split([self.prefix, tokens.shape[1] - self.prefix], dim=1)
+            values = F.pad(patches, (0, 0, hidden, 0)).unflatten(1, self.grid).contiguous()
+        with torch.enable_grad():
+            values = values.requires_grad_(True)
+            q, k, v = self.heads(block, torch.cat([first, values.flatten(1, 2)[:, hidden:]], dim=1))
+            keys, shown = torch.cat([k, k0], dim=2), torch.cat([v, v0], dim=2)
+            mixed = F.scaled_dot_product_attention(q[:, :, read], keys, shown, scale=1.0)
+            features = F.normalize(self.pool(self.finish(block, tokens[:, read], mixed)).float(), dim=-1)
+        return FeatureMap(values, features)
+
+    @torch.no_grad()
+    def value_patches(self, x: Tensor, prompt: VisualPrompt | None = None) -> Tensor:
+        """x (B, 3, S, S) -> (B, h, w, D): what the last block's attention would add at a patch that attends to itself alone,
+        carried to the joint space; zeros where the prompt overwrites."""
+        tokens, rows = self._before(x, 1, prompt)
+        _, _, v = self.qkv(self.blocks[-1], tokens[:, self.prefix :])
+        found = self.project(self.added(self.blocks[-1], v))
+        return F.pad(found, (0, 0, self._overwritten(rows, prompt), 0)).unflatten(1, self.grid)
+
+    @property
+    def _read(self) -> slice:
+        """The tokens that `pool` needs: CLS alone, or all."""
+        return self.pooled if self.pooled.stop == 1 else slice(None)
+
+    def _overwritten(self, rows: Tensor | None, prompt: VisualPrompt | None) -> int:
+        """How many patches, from the first, the prompt overwrites."""
+        return 0 if rows is None or prompt is None or prompt.insert else rows.shape[1]
 
     def _gap(self, each: Tensor, count: int, dim: int) -> Tensor:
         """`count` zeros after the prefix tokens."""
@@ -148,18 +238,25 @@ class TimmViT(ViT):
         self.blocks = list(self._trunk.blocks)
         self.grid = tuple(self._trunk.patch_embed.grid_size)
         self.prefix, self.width = int(self._trunk.num_prefix_tokens), int(self._trunk.embed_dim)
+        self.pooled = slice(0, 1) if self._trunk.global_pool == "token" else slice(self.prefix, None)
 
     def embed(self, x: Tensor) -> Tensor:
         trunk = self._trunk
         return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(x))))
 
-    def qkv(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        attn, (b, t, _) = block.attn, tokens.shape
-        q, k, v = attn.qkv(block.norm1(tokens)).reshape(b, t, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
+    def norm(self, block: Any, tokens: Tensor) -> Tensor:
+        return block.norm1(tokens)
+
+    def heads(self, block: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attn, (b, t, _) = block.attn, normed.shape
+        q, k, v = attn.qkv(normed).reshape(b, t, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
         return attn.q_norm(q) * attn.scale, attn.k_norm(k), v
 
+    def added(self, block: Any, mixed: Tensor) -> Tensor:
+        return block.ls1(block.attn.proj(block.attn.norm(mixed.transpose(1, 2).flatten(2))))
+
     def finish(self, block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
-        tokens = tokens + block.ls1(block.attn.proj(block.attn.norm(mixed.transpose(1, 2).flatten(2))))
+        tokens = tokens + self.added(block, mixed)
         return tokens + block.ls2(block.mlp(block.norm2(tokens)))
 
     def pool(self, tokens: Tensor) -> Tensor:
@@ -175,18 +272,25 @@ class ClipViT(ViT):
     def __init__(self, visual: Any):
         self.visual, self.blocks = visual, list(visual.transformer.resblocks)
         self.grid, self.width = tuple(visual.grid_size), int(visual.transformer.width)
+        self.pooled = slice(0, 1) if visual.pool_type == "tok" else slice(self.prefix, None)
 
     def embed(self, x: Tensor) -> Tensor:
         return self.visual._embeds(x)
 
-    def qkv(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        attn, (b, t, _) = block.attn, tokens.shape
-        joined = F.linear(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias)
+    def norm(self, block: Any, tokens: Tensor) -> Tensor:
+        return block.ln_1(tokens)
+
+    def heads(self, block: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attn, (b, t, _) = block.attn, normed.shape
+        joined = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias)
         q, k, v = joined.reshape(b, t, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
         return q * attn.head_dim**-0.5, k, v
 
+    def added(self, block: Any, mixed: Tensor) -> Tensor:
+        return block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
+
     def finish(self, block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
-        tokens = tokens + block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
+        tokens = tokens + self.added(block, mixed)
         return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
     def pool(self, tokens: Tensor) -> Tensor:
@@ -208,18 +312,33 @@ class ResNet:
 
     def features(self, x: Tensor, prompt: VisualPrompt | None) -> Tensor:
         """x (B, 3, S, S) -> (B, D)."""
-        if prompt is None:
-            return self.visual(x)
-        if prompt.insert:
-            raise BackboneError("A convolutional image tower cannot insert a visual prompt.", "Overwrite channels instead.")
+        return self.visual(x) if prompt is None else self.visual.attnpool(self._convolved(x, prompt))
+
+    def _convolved(self, x: Tensor, prompt: VisualPrompt | None) -> Tensor:
+        """The last stage's output, (B, C, h, w). Raises BackboneError."""
         visual = self.visual
         stages = [visual.stem, visual.layer1, visual.layer2, visual.layer3, visual.layer4]
+        if prompt is None:
+            for stage in stages:
+                x = stage(x)
+            return x
+        if prompt.insert:
+            raise BackboneError("A convolutional image tower cannot insert a visual prompt.", "Overwrite channels instead.")
         rows = _rows(prompt, len(stages), self.width, visual.conv3.out_channels - 1, x)  # the stem has the fewest channels
         for stage, row in zip(stages, rows, strict=True):
             x = stage(x)
             values = row[:, :, None].expand(len(x), -1, *x.shape[2:])  # (B, M, h, w)
             x = torch.cat([x[:, :1], values, x[:, 1 + len(row) :]], dim=1)
-        return visual.attnpool(x)
+        return x
+
+    def feature_map(self, x: Tensor, prompt: VisualPrompt | None = None) -> FeatureMap:
+        """The last stage's output; the graph goes through the attention pool."""
+        with torch.no_grad():
+            values = self._convolved(x, prompt).permute(0, 2, 3, 1).contiguous()
+        with torch.enable_grad():
+            values = values.requires_grad_(True)
+            features = F.normalize(self.visual.attnpool(values.permute(0, 3, 1, 2)).float(), dim=-1)
+        return FeatureMap(values, features)
 
 
 def image_tower(visual: Any) -> ViT | ResNet:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from engine.backbones._image_towers import ViT, image_tower
 from engine.backbones._text_towers import text_tower
-from engine.backbones.base import AttentionLayer, Embedded
+from engine.backbones.base import AttentionLayer, Embedded, FeatureMap, LastBlock
 from engine.errors import BackboneError
 from engine.preprocess import Preprocess
 from engine.types import VisualPrompt
@@ -168,7 +168,7 @@ def load(id: str, source: str, files: Files, device: str, dtype: str) -> OpenCLI
 
 
 class OpenCLIP:
-    """A frozen open_clip model as a backbone: Backbone, PromptTunable and VisualPrompted.
+    """A frozen open_clip model as a backbone: Backbone, PromptTunable, VisualPrompted and FeatureMapped.
 
     Frozen is frozen: eval mode, no gradients, dropout only where `encode_embedded(..., dropout=True)` asks for it.
     """
@@ -224,6 +224,9 @@ class OpenCLIP:
     def encode_images(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> Tensor:
         return F.normalize(self._image.features(self._moved(x), visual_prompt).float(), dim=-1)
 
+    def feature_map(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> FeatureMap:
+        return self._image.feature_map(self._moved(x), visual_prompt)
+
     def _moved(self, x: Tensor) -> Tensor:
         return x.to(self.device, DTYPES[self.dtype])
 
@@ -257,15 +260,27 @@ class OpenCLIP:
 
 
 class OpenClipViT(OpenCLIP):
-    """With a ViT as image tower also PatchLevel and Differentiable."""
+    """With a ViT as image tower also PatchLevel, Differentiable, and open to maps that look at its last blocks."""
 
     def __init__(self, *parts: Any):
         super().__init__(*parts)
         self.grid: tuple[int, int] = self._image.grid
-        self.prefix_tokens = self._image.prefix
+        self.prefix_tokens, self.pooled_tokens = self._image.prefix, self._image.pooled
 
     def encode_patches(self, x: Tensor) -> Tensor:
         return F.normalize(self._image.patches(self._moved(x)).float(), dim=-1)
 
     def attention_layers(self, x: Tensor, last: int, visual_prompt: VisualPrompt | None = None) -> list[AttentionLayer]:
         return self._image.attention_layers(self._moved(x), last, visual_prompt)
+
+    def value_patches(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> Tensor:
+        return F.normalize(self._image.value_patches(self._moved(x), visual_prompt).float(), dim=-1)
+
+    def last_attention(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> Tensor:
+        return self._image.attention_weights(self._moved(x), 1, visual_prompt)[0]
+
+    def every_attention(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> list[Tensor]:
+        return self._image.attention_weights(self._moved(x), len(self._image.blocks), visual_prompt)
+
+    def last_block(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> LastBlock:
+        return self._image.last_block(self._moved(x), visual_prompt)

@@ -1,4 +1,5 @@
-"""Folders with random weights of a known architecture, for tests and `bench`: real loading code, no real weights.
+"""Folders with random weights of a known architecture, for tests and `bench`: real loading code, no real weights; and a
+backbone with part of its weights random, to see whether a map depends on them.
 
 open_clip initialises the weights; biases, norms and running statistics are then moved off their zeros and ones, so
 that what would vanish in a comparison does not.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.backbones import _openclip, pmc_clip, pubmedclip
+from engine.errors import BackboneError
 
 BIOMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 BIOMEDCLIP: dict[str, Any] = {
@@ -69,6 +72,35 @@ def weights(model_cfg: dict[str, Any], text_config: Path | None = None, seed: in
             elif tensor.ndim == 1:
                 tensor += 0.1 * torch.randn_like(tensor)
     return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def untrained(backbone: Any, last: int, seed: int = 0) -> _openclip.OpenCLIP:
+    """The same backbone with the last `last` blocks of its image tower random, by `weights`; embedding, final norm, projection and
+    text tower stay. A ResNet's blocks are its four stages and the attention pool. Its weights_hash is its own.
+
+    Raises BackboneError where it is no open_clip model, or has not so many blocks.
+    """
+    if not isinstance(backbone, _openclip.OpenCLIP):
+        raise BackboneError(
+            f"The weights of {backbone.id!r} cannot be randomised.", "Choose the backbone that it was made from."
+        )
+    visual, files = backbone._model.visual, backbone._files
+    stages = [getattr(visual, name, None) for name in ("layer1", "layer2", "layer3", "layer4", "attnpool")]
+    blocks = list(getattr(backbone._image, "blocks", stages))
+    if not 1 <= last <= len(blocks):
+        raise BackboneError(
+            f"The last {last} blocks of {backbone.id!r} cannot be randomised: its image tower has {len(blocks)}.",
+            f"Give 1 to {len(blocks)}.",
+        )
+    chosen = {id(block) for block in blocks[-last:]}
+    inside = tuple(f"{name}." for name, module in backbone._model.named_modules() if id(module) in chosen)
+    fresh = weights(files.config["model_cfg"], files.text_config, seed)
+
+    def mixed() -> dict[str, Tensor]:
+        return {name: fresh[name] if name.startswith(inside) else kept for name, kept in files.weights().items()}
+
+    source = f"{backbone.source}, the last {last} blocks of its image tower random"
+    return _openclip.load(backbone.id, source, replace(files, weights=mixed), backbone.device, backbone.dtype)
 
 
 def write(folder: Path, model_cfg: dict[str, Any], tokenizer: Path | None = None, text_config: Path | None = None) -> Path:

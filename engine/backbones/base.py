@@ -120,6 +120,89 @@ class AttentionLayer:
 
 
 @runtime_checkable
+class ValuePatches(Backbone, Protocol):
+    """Patches in the joint space by the last block's value path: no attention mixes them (MaskCLIP, arXiv:2112.01071)."""
+
+    def value_patches(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> Tensor:
+        """x (B, 3, S, S) -> (B, h, w, D) float32, unit length; zeros at patches that the visual prompt overwrites."""
+        ...
+
+
+@runtime_checkable
+class LastAttention(Backbone, Protocol):
+    """Shows the attention of its last block; forward only.
+
+    grid : (h, w) patches; prefix_tokens : how many tokens come before the patches (CLS, registers)
+    pooled_tokens : the tokens that the image's feature is read from: the first (CLS), or all patches
+    """
+
+    grid: tuple[int, int]
+    prefix_tokens: int
+    pooled_tokens: slice
+
+    def last_attention(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> Tensor:
+        """(B, H, T, T), softmaxed, rows attend to columns. With a visual prompt, what goes to its tokens is left out (rows
+        sum to less than 1), and patches that it overwrites have a row and a column of zeros."""
+        ...
+
+
+@runtime_checkable
+class EveryAttention(LastAttention, Protocol):
+    """Shows the attention of all its blocks; forward only."""
+
+    def every_attention(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> list[Tensor]:
+        """First block to last, each as `last_attention` has it."""
+        ...
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """What the image's feature is made of, place by place, with a graph from `values` to `features`.
+
+    values : (B, h, w, C), zeros at patches that a visual prompt overwrites
+    features : (B, D), unit length
+    """
+
+    values: Tensor
+    features: Tensor
+
+
+@runtime_checkable
+class FeatureMapped(Backbone, Protocol):
+    """Shows its last feature map to gradient maps: a ViT's patches behind the last block's first norm, a ResNet's last stage."""
+
+    def feature_map(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> FeatureMap: ...
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """The last block's attention, with a graph from `mixed` to `features`. R tokens that the feature is read from (CLS, or all).
+
+    queries : (B, H, R, W / H); keys, values : (B, H, T - overwritten, W / H), without a visual prompt's own
+    mixed : (B, H, R, W / H), the heads' outputs before their projection
+    features : (B, D), unit length
+    overwritten : how many patches, from the first, a visual prompt stands in place of
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    mixed: Tensor
+    features: Tensor
+    overwritten: int
+
+
+@runtime_checkable
+class LastBlockOpen(Backbone, Protocol):
+    """Opens its last block. grid and prefix_tokens as in LastAttention."""
+
+    grid: tuple[int, int]
+    prefix_tokens: int
+
+    def last_block(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> LastBlock: ...
+
+
+@runtime_checkable
 class Differentiable(Backbone, Protocol):
     """Shows the attention of its last blocks to gradient maps.
 

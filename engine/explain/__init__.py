@@ -20,7 +20,19 @@ from engine.prompts import PromptSet
 from engine.registry import Registry
 from engine.types import Heatmap, Input
 
-EXPLANATIONS = Registry("explanation", ExplainError, {"legrad": "engine.explain.legrad:legrad"})
+EXPLANATIONS = Registry(
+    "explanation",
+    ExplainError,
+    {
+        "legrad": "engine.explain.legrad:legrad",
+        "grad-eclip": "engine.explain.grad_eclip:grad_eclip",
+        "grad-cam": "engine.explain.grad_cam:grad_cam",
+        "patch-similarity": "engine.explain.patch_similarity:patch_similarity",
+        "attention": "engine.explain.attention:attention",
+        "rollout": "engine.explain.rollout:rollout",
+        "occlusion": "engine.explain.occlusion:occlusion",
+    },
+)
 
 TARGETS = ("class", "rest", "runner-up")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.backbones.base import Differentiable
+from engine.explain._gradients import gradients
 from engine.types import VisualPrompt
 
 LAYERS = 6  # of 12: earlier blocks form edges and textures
@@ -23,11 +24,8 @@ def legrad(backbone: Differentiable, inputs: Tensor, targets: Tensor, visual_pro
     maps = []
     layers = backbone.attention_layers(inputs, LAYERS, visual_prompt)
     for layer in layers:
-        similarity = layer.pooled @ targets.to(layer.pooled).T  # (B, T)
-        per_target = []
-        for t in range(len(targets)):
-            keep = t + 1 < len(targets)
-            (gradient,) = torch.autograd.grad(similarity[:, t].sum(), layer.weights, retain_graph=keep)
-            per_target.append(gradient.float().clamp(min=0).mean(dim=(1, 2)))  # heads, queries -> (B, N)
-        maps.append(torch.stack(per_target, dim=1)[..., backbone.prefix_tokens :])
+        risen = [  # negative parts cut, then the mean over heads and queries: (B, N)
+            each.clamp(min=0).mean(dim=(1, 2)) for each in gradients(layer.pooled, targets, layer.weights)
+        ]
+        maps.append(torch.stack(risen, dim=1)[..., backbone.prefix_tokens :])
     return torch.stack(maps).mean(dim=0).unflatten(-1, backbone.grid)
