@@ -54,7 +54,14 @@ class Health:
             "uptime_s": round(time.monotonic() - self.began, 1),
         }
 
-    def metrics(self) -> bytes:
+    def refusal(self) -> tuple[str, int]:
+        """What is said to a request for which the queue has no room, and after how many seconds it may come again."""
+        metrics.REFUSED.inc()
+        words = text.STOPPING if self.demo._queue.stopped else text.QUEUE_FULL
+        return words.format(waiting=len(self.demo._queue), seconds=AGAIN_S), AGAIN_S
+
+    def written(self) -> bytes:
+        """The metrics, as text."""
         return metrics.written(self._states())
 
     def _states(self) -> metrics.States:
@@ -62,9 +69,15 @@ class Health:
         tabs, visits = self.host.visits.count()
         return {
             "queue_length": ("Requests that wait in the queue.", {"": len(self.demo._queue)}),
-            "turns_waiting": ("Requests that are under way and wait for their turn to compute.", {"": compute.turns.waiting()}),
+            "turns_waiting": (
+                "Requests that are under way and wait for their turn to compute.",
+                {"": compute.turns.waiting()},
+            ),
             "turn_seconds": ("How long the computation that is under way has been.", {"": compute.turns.under_way_s()}),
-            "visits_open": ("Tabs in browsers, and visits with a workspace of their own.", {"tab": tabs, "workspace": visits}),
+            "visits_open": (
+                "Tabs in browsers, and visits with a workspace of their own.",
+                {"tab": tabs, "workspace": visits},
+            ),
             "trainings": ("Trainings that wait, and that run here.", {"queued": queued, "running": running}),
             "embeddings_bytes": ("Embeddings that are remembered for open visits.", {"": seen.total_bytes()}),
             "up": ("1 where /health is 200.", {"": float(not self.reasons())}),

@@ -7,7 +7,7 @@ trainings, the queue) is asked when somebody reads the metrics (app.health).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -18,6 +18,8 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 REGISTRY = CollectorRegistry()  # of this process: whatever computes in it counts here
 ProcessCollector(registry=REGISTRY)  # memory, processor time, open files
+
+States = Mapping[str, tuple[str, Mapping[str, float]]]  # name -> (what it is, state or "" -> value)
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 REQUESTS = Counter(
@@ -68,19 +70,19 @@ def timed(histogram: Histogram, **labels: str) -> Iterator[None]:
 
 
 class _States(Collector):
-    def __init__(self, states: Callable[[], dict[str, tuple[str, dict[str, float]]]]):
+    def __init__(self, states: States):
         self.states = states
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        for name, (words, values) in self.states().items():
+        for name, (words, values) in self.states.items():
             gauge = GaugeMetricFamily(f"promptscope_{name}", words, labels=["state"] if "" not in values else [])
             for label, value in values.items():
                 gauge.add_metric([label] if label else [], value)
             yield gauge
 
 
-def written(states: Callable[[], dict[str, tuple[str, dict[str, float]]]]) -> bytes:
-    """Everything as text. states : name -> (what it is, label or "" -> value), asked now."""
+def written(states: States) -> bytes:
+    """Everything as text, with what is true now beside what was counted."""
     now = CollectorRegistry()
     now.register(_States(states))
     return generate_latest(REGISTRY) + generate_latest(now)
