@@ -48,5 +48,5 @@ ENV PATH=/opt/venv/bin:$PATH \
 USER 1000
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s \
-    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', os.environ['PROMPTSCOPE_PORT'], timeout=5); c.request('GET', '/'); sys.exit(c.getresponse().status not in (200, 401))"]
+    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', os.environ['PROMPTSCOPE_PORT'], timeout=5); c.request('GET', '/health'); sys.exit(c.getresponse().status != 200)"]
 CMD ["python", "-m", "app"]

@@ -1,14 +1,16 @@
 """The work behind the page, as functions that a ZeroGPU Space can run in its GPU worker.
 
 They take names, not models: the worker is forked from this process and finds the loaded backbone there, and what crosses
-the border is small and can be pickled. Visitors take turns: two computations never share the cores.
+the border is small and can be pickled. Visitors take turns (app.turns): two computations never share the cores. Preparing an
+image and reading probabilities off its features need no turn; a set's texts are encoded once, by whoever asks first.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -16,10 +18,11 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 import engine
-from app import models
+from app import metrics, models, seen
+from app.turns import Turns
 
 F = TypeVar("F", bound=Callable[..., Any])
-_turn = threading.Semaphore(1)
+turns = Turns()
 
 
 ON_ZERO = importlib.util.find_spec("spaces") is not None  # a ZeroGPU Space: the GPU is lent for seconds at a time
@@ -37,16 +40,27 @@ def _in_turn(function: F) -> F:
 
     @wraps(function)
     def waiting(*values: Any) -> Any:
-        with _turn:
+        with turns.alone(function.__name__):
             return work(*values)
 
     return cast("F", waiting)
 
 
+def _with_others(function: F) -> F:
+    """Takes turns for its parts, so that images of several visitors share a forward. On a ZeroGPU Space, which lends the GPU
+    to one function at a time, it is one turn."""
+    return _in_turn(function) if ON_ZERO else function
+
+
+def _alone(work: str) -> AbstractContextManager[None]:
+    return nullcontext() if ON_ZERO else turns.alone(work)
+
+
 @dataclass(frozen=True)
 class Asked:
     """Which model and which question. device : "cpu" or "cuda"; target : of the map, "" for no map; folder : of the
-    visitor's own prompt sets, "" for none; task : his own that the question is about, or None."""
+    visitor's own prompt sets, "" for none; task : his own that the question is about, or None; visitor : whose images these are
+    (app.seen), "" for nobody's."""
 
     backbone: str
     prompts: str
@@ -55,6 +69,7 @@ class Asked:
     target: str = ""
     folder: str = ""
     task: engine.Task | None = None
+    visitor: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,19 +82,24 @@ class Found:
     heatmap: engine.Heatmap | None
 
 
-@_in_turn
+@_with_others
 def classify(image: engine.Image, asked: Asked) -> Found:
     """Probabilities, those of zero-shot beside them, and the map of the most probable class. Raises EngineError."""
     backbone = models.backbone(asked.backbone, asked.device, asked.precision)
     prompts = models.prompts(asked)
     prompts.check(backbone)
-    prepared = engine.prepare(image, backbone.preprocess)
-    features = engine.embed([prepared], backbone, prompts.visual_prompt)[0]
-    prediction = engine.read_off(features, backbone, prompts)
     zero = models.zero_shot_beside(prompts, asked)
-    plain = features if prompts.is_shared_image or not zero else engine.embed([prepared], backbone)[0]
+    with turns.coming():
+        prepared = engine.prepare(image, backbone.preprocess)
+        features = _encoded([prepared], backbone, asked, prompts.visual_prompt)[0]
+    plain = features if prompts.is_shared_image or not zero else _encoded([prepared], backbone, asked)[0]
+    with _reading([prompts]):
+        prediction = engine.read_off(features, backbone, prompts)
     beside = engine.read_off(plain, backbone, zero) if zero else None
-    heatmap = _map(prepared, backbone, prompts, prediction.ranked()[0][0], asked.target)
+    heatmap = None
+    if _has_map(backbone, prompts, asked.target):
+        with _alone("map"):
+            heatmap = _map(prepared, backbone, prompts, prediction.ranked()[0][0], asked.target)
     return Found(prepared, prediction, beside, heatmap)
 
 
@@ -88,16 +108,16 @@ def draw(prepared: engine.Input, label: str, asked: Asked) -> engine.Heatmap | N
     """The map of another class, or against another target. Raises EngineError."""
     backbone = models.backbone(asked.backbone, asked.device, asked.precision)
     prompts = models.prompts(asked)
-    return _map(prepared, backbone, prompts, label, asked.target)
+    return _map(prepared, backbone, prompts, label, asked.target) if _has_map(backbone, prompts, asked.target) else None
 
 
-@_in_turn
+@_with_others
 def score(inputs: list[engine.Input], asked: Asked) -> np.ndarray:
     """Probabilities (B, C) of many frames. Raises EngineError."""
     return _score(inputs, [asked])[0]
 
 
-@_in_turn
+@_with_others
 def score_all(inputs: list[engine.Input], asked: list[Asked]) -> list[np.ndarray]:
     """As `score`, for several questions of one backbone: shared-image sets share an image forward. Raises EngineError."""
     return _score(inputs, asked)
@@ -118,15 +138,18 @@ def from_words(task: engine.Task, asked: Asked, method: str = "zero-shot") -> en
     return engine.METHODS[method]().learn(models.backbone(asked.backbone, asked.device, asked.precision), task)
 
 
-@_in_turn
+@_with_others
 def side_by_side(
     image: engine.Image, sets: list[engine.PromptSet], asked: Asked, label: str
 ) -> tuple[engine.Input, list[engine.Answer]]:
     """What each set says of an image, with maps of the label, "" for each one's most probable class. Raises EngineError."""
     backbone = models.backbone(asked.backbone, asked.device, asked.precision)
-    prepared = engine.prepare(image, backbone.preprocess)
+    with turns.coming():
+        prepared = engine.prepare(image, backbone.preprocess)
+        encode = _encoder([prepared], backbone, asked, sets)
     offered = engine.explanations_for(backbone)
-    return prepared, engine.compare_image(prepared, backbone, sets, offered[0] if offered else None, label)
+    with _alone("map"):
+        return prepared, engine.compare_image(prepared, backbone, sets, offered[0] if offered else None, label, encode)
 
 
 @_in_turn
@@ -147,13 +170,65 @@ def chunk(work: engine.Work) -> bool:
 def _score(inputs: list[engine.Input], asked: list[Asked]) -> list[np.ndarray]:
     backbone = models.backbone(asked[0].backbone, asked[0].device, asked[0].precision)
     sets = [models.prompts(each) for each in asked]
-    return engine.scorer(backbone, sets)(inputs)
+    encode = _encoder(inputs, backbone, asked[0], sets)
+    with _reading(sets):
+        return engine.scorer(backbone, sets, encode)(inputs)
+
+
+def _reading(sets: list[engine.PromptSet]) -> AbstractContextManager[None]:
+    """Probabilities off features are a moment's work, unless the text tower takes part (CoCoOp)."""
+    return _alone("texts") if any(each.card["head"] == "conditional" for each in sets) else nullcontext()
+
+
+def _encoder(
+    inputs: list[engine.Input], backbone: engine.Backbone, asked: Asked, sets: list[engine.PromptSet]
+) -> Callable[..., np.ndarray]:
+    """What gives the engine the features of these inputs, encoded by now, for each visual prompt among the sets. Raises
+    PromptSetError."""
+    known: dict[Hashable, np.ndarray] = {}
+    for each in sets:
+        each.check(backbone)
+    for prompt in (each.visual_prompt for each in sets):
+        if _words(prompt) not in known:
+            known[_words(prompt)] = _encoded(inputs, backbone, asked, prompt)
+    return lambda _inputs, _backbone, prompt=None: known[_words(prompt)]
+
+
+def _encoded(
+    inputs: list[engine.Input], backbone: engine.Backbone, asked: Asked, prompt: engine.VisualPrompt | None = None
+) -> np.ndarray:
+    """(B, D) float32: those that this visitor had encoded before are remembered, the others are encoded with what other
+    visitors wait for."""
+    if ON_ZERO:
+        return engine.embed(inputs, backbone, prompt)
+    tower = (asked.backbone, backbone.weights_hash, backbone.device, backbone.dtype, _words(prompt))
+    keys = [(*tower, hashlib.sha256(each.pixels.tobytes()).digest()) for each in inputs]
+    known = seen.of(asked.visitor)
+    rows = {key: row for key in keys if (row := known.get(key)) is not None}
+    missing = {key: each for key, each in zip(keys, inputs, strict=True) if key not in rows}
+    metrics.REMEMBERED.labels("hit").inc(len(keys) - len(missing))
+    metrics.REMEMBERED.labels("miss").inc(len(missing))
+    if missing:
+        made = turns.encode(tower, list(missing.values()), lambda every: engine.embed(every, backbone, prompt))
+        for key, row in zip(missing, made, strict=True):
+            known.put(key, row)
+            rows[key] = row
+    return np.stack([rows[key] for key in keys])
+
+
+def _words(prompt: engine.VisualPrompt | None) -> Hashable:
+    """Equal for equal prompts."""
+    if prompt is None:
+        return None
+    digest = hashlib.sha256(prompt.tokens.tobytes()).digest()
+    return digest, prompt.tokens.shape, prompt.insert, prompt.literal
+
+
+def _has_map(backbone: engine.Backbone, prompts: engine.PromptSet, target: str) -> bool:
+    return bool(target and engine.explanations_for(backbone) and prompts.class_embeddings is not None)
 
 
 def _map(
     prepared: engine.Input, backbone: engine.Backbone, prompts: engine.PromptSet, label: str, target: str
-) -> engine.Heatmap | None:
-    offered = engine.explanations_for(backbone)
-    if not target or not offered or prompts.class_embeddings is None:
-        return None
-    return engine.explain(prepared, backbone, prompts, [label], offered[0], target)[0]
+) -> engine.Heatmap:
+    return engine.explain(prepared, backbone, prompts, [label], engine.explanations_for(backbone)[0], target)[0]

@@ -16,19 +16,20 @@ import secrets
 import time
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote
 
 import gradio as gr
 from gradio import processing_utils, utils
 from gradio.state_holder import SessionState
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import engine
-from app import text
+from app import metrics, text
 from app.settings import Settings
 
 COOKIE = "promptscope-entry"
@@ -41,6 +42,16 @@ MIB = 1 << 20
 PAGE = (Path(__file__).parent / "entry.html").read_text(encoding="utf-8")
 
 
+class Vitals(Protocol):
+    """What /health and /metrics say (app.health)."""
+
+    def health(self) -> tuple[int, dict[str, Any]]: ...
+    def written(self) -> bytes: ...
+    def refusal(self) -> tuple[str, int]:
+        """Of a request for which there is no room: a sentence, and the seconds to wait."""
+        ...
+
+
 class TooLarge(Exception):
     """A request's body is longer than its address takes."""
 
@@ -48,9 +59,9 @@ class TooLarge(Exception):
 class Guard:
     """ASGI middleware. Safe for one event loop, which is where Gradio's server runs."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, own: str = ""):
+    def __init__(self, app: ASGIApp, settings: Settings, vitals: Vitals, own: str = ""):
         """own : the cookie by which the page's MCP server calls the page, or none."""
-        self.app, self.settings = app, settings
+        self.app, self.settings, self.vitals = app, settings, vitals
         self._entries = {own: math.inf} if own else {}  # cookie -> when it ends, monotonic
         self._wrong: dict[str, tuple[int, float]] = {}  # address -> how many wrong passwords, when the last
 
@@ -60,10 +71,23 @@ class Guard:
         if scope["type"] != "http":
             return await Response(status_code=403)(scope, receive, send)  # Gradio 6 has no WebSockets
         request = Request(scope, receive)
-        answer = await self._refusal(request)
+        answer = self._health(request) or await self._refusal(request) or await self._metrics(request)
         if answer is not None:
             return await answer(scope, receive, send)
         await self._bounded(scope, receive, send)
+
+    def _health(self, request: Request) -> Response | None:
+        """For load balancers, which have no password; nothing in it is anybody's."""
+        if request.scope["path"] != "/health" or request.method not in ("GET", "HEAD"):
+            return None
+        status, said = self.vitals.health()
+        return JSONResponse(said, status, {"Cache-Control": "no-store"})
+
+    async def _metrics(self, request: Request) -> Response | None:
+        if request.scope["path"] != "/metrics" or request.method not in ("GET", "HEAD"):
+            return None
+        written = await run_in_threadpool(self.vitals.written)  # it asks the workspaces for their trainings
+        return Response(written, media_type=metrics.CONTENT_TYPE)
 
     async def _refusal(self, request: Request) -> Response | None:
         """The answer to a request that does not go on to the page, or None."""
@@ -174,7 +198,13 @@ class Guard:
             page = page.replace(f"{{{name}}}", value)
         return HTMLResponse(page, status, {"Cache-Control": "no-store"})
 
-    # sizes
+    # sizes, and room in the queue
+
+    def _full(self, request: Request) -> Response:
+        """To a program 503. Gradio's page says something of its own at 503, and at anything else what is in the answer."""
+        sentence, seconds = self.vitals.refusal()
+        status = 429 if "sec-fetch-mode" in request.headers else 503
+        return JSONResponse({"detail": sentence}, status, {"Retry-After": str(seconds)})
 
     def _most(self, path: str) -> int:
         """Bytes that a request to this address may bring: a folder's files at once may hold what a zip may; anything else one
@@ -184,8 +214,9 @@ class Guard:
         return self.settings.upload_mb * MIB * 4 // 3 + MIB
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on, and ends it where its body is too long, whether it says so at first or not."""
-        request, most, came, begun = Request(scope), self._most(scope["path"]), 0, False
+        """Passes the request on, and ends it where its body is too long, whether it says so at first or not. Where Gradio has no
+        room in its queue, who asks is told what to do."""
+        request, most, came, begun, full = Request(scope), self._most(scope["path"]), 0, False, False
         refusal = JSONResponse({"detail": text.TOO_LARGE}, status_code=413)
         said = request.headers.get("content-length", "0")
         if not said.isdigit() or int(said) > most:
@@ -200,8 +231,11 @@ class Guard:
             return message
 
         async def sent(message: Message) -> None:
-            nonlocal begun
-            if came <= most or begun:  # else it is an answer to the half of a request
+            nonlocal begun, full
+            if message["type"] == "http.response.start" and message["status"] == 503 and _is_joining(scope["path"]):
+                full = begun = True
+                await self._full(request)(scope, receive, send)
+            elif not full and (came <= most or begun):  # else it is an answer to the half of a request
                 begun = True
                 await send(message)
 
@@ -217,6 +251,11 @@ class Guard:
             logging.getLogger(__name__).info("a tab's stream ended (%s)", type(error).__name__)
         if came > most and not begun:
             await refusal(scope, receive, send)
+
+
+def _is_joining(path: str) -> bool:
+    """Does a request to this address go into the queue?"""
+    return path.rstrip("/").endswith("/queue/join") or "/gradio_api/call/" in path
 
 
 def _address(request: Request) -> str:
@@ -270,10 +309,10 @@ class Blocks(gr.Blocks):
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
 
-def guarded(settings: Settings, own: str) -> dict[str, Any]:
+def guarded(settings: Settings, vitals: Vitals, own: str) -> dict[str, Any]:
     """What `Blocks.launch` must be given as `app_kwargs`. own : see Guard. From now on Gradio in this process follows no address: these two
     functions are its only ways out. Raises EngineError where this Gradio has others."""
     check_gradio(processing_utils, "async_ssrf_protected_download", "async_ssrf_protected_get")
     processing_utils.async_ssrf_protected_download = own_upload
     processing_utils.async_ssrf_protected_get = nothing_fetched
-    return {"middleware": [Middleware(Guard, settings=settings, own=own)]}
+    return {"middleware": [Middleware(Guard, settings=settings, vitals=vitals, own=own)]}

@@ -140,7 +140,8 @@ class Host:
     def asked(self, request: gr.Request | None, backbone: str, prompts: str, target: str = "") -> compute.Asked:
         workspace = self.visits.found(request)
         folder, task = (models.folder_of(workspace), models.own_task(workspace, prompts)) if workspace else ("", None)
-        return compute.Asked(backbone, prompts, self.device, self.settings.precision, target, folder, task)
+        visitor = self.visits.visitor(request)
+        return compute.Asked(backbone, prompts, self.device, self.settings.precision, target, folder, task, visitor)
 
     def prompts(self, asked: compute.Asked) -> engine.PromptSet:
         """Raises PromptSetError, DataError."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+import threading
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 import engine
-from app import audit, guard, programs, text
+from app import audit, compute, guard, programs, text
 from app.batch import Batch
 from app.compare import Compare
+from app.health import Health
 from app.host import HIDDEN, Host
 from app.library import Library
 from app.read import Read
@@ -59,9 +63,22 @@ class Page:
             for name, tab in self.tabs.items():
                 tab.wire()
                 inputs, outputs = tab.lists()
+                if clear := getattr(tab.ui, "clear", None):
+                    clear.click(self.host.visits.forget, **HIDDEN)
                 laid[name].select(tab.arrive, inputs, outputs, show_progress="hidden", **HIDDEN)
                 arrived.then(tab.arrive, inputs, outputs, show_progress="hidden", **HIDDEN)
         return demo
+
+    def warm(self) -> None:
+        """Does what the first visitor would wait for otherwise: starts the processes that read files, encodes the first
+        question's texts, and has the backbone encode an image and draw a map."""
+        try:
+            engine.sandbox().warm()
+            if not compute.ON_ZERO:  # the GPU is lent to visitors
+                asked = self.host.asked(None, self.settings.backbone, self.host.questions(None)[0][1], "class")
+                compute.classify(engine.Image(np.zeros((8, 8), np.float32)), asked)
+        except engine.EngineError as error:  # whoever asks next is told
+            logging.getLogger(__name__).warning("nothing could be made ready (%s)", error)
 
     def _head(self) -> None:
         device = f"{self.host.device} ({self.settings.precision})"
@@ -96,7 +113,9 @@ def launch(settings: Settings, **more: Any) -> Any:
     page = Page(settings)
     demo = page.build()
     # requests run side by side, and take turns where they compute (app.compute)
-    demo.queue(max_size=64, default_concurrency_limit=4)
+    demo.queue(max_size=settings.max_waiting, default_concurrency_limit=4)
+    health = Health(page.host, demo)
+    health.watch()
     stays, caller, own = more.pop("prevent_thread_lock", False), None, secrets.token_urlsafe(32)
     try:
         started = demo.launch(
@@ -104,7 +123,7 @@ def launch(settings: Settings, **more: Any) -> Any:
             server_port=settings.port,
             max_file_size=settings.upload_mb * gr.FileSize.MB,
             blocked_paths=[str(HERE.parent)],
-            app_kwargs=guard.guarded(settings, own),
+            app_kwargs=guard.guarded(settings, health, own),
             run_history=False,  # it would keep what was asked and answered in the browser
             mcp_server=settings.mcp,
             show_error=False,
@@ -119,6 +138,7 @@ def launch(settings: Settings, **more: Any) -> Any:
             prevent_thread_lock=True,
             **more,
         )  # fmt: skip
+        threading.Thread(target=page.warm, daemon=True, name="warm").start()
         if settings.mcp:
             caller = programs.connect(demo, started[1], {guard.COOKIE: own})
         if not stays:

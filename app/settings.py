@@ -20,7 +20,8 @@ class Settings:
     device : "auto", "cpu" or "cuda"; precision : of the backbones; backbone : chosen at first; audit : a file to which
     every answer adds a line, or None; is_public : each visitor has a workspace of his own, deleted when he leaves, after
     idle_minutes at the latest, so many visitors have room at once (max_visits), each for so much (visit_mb); workspace : the
-    folder of everybody's otherwise; database_url : of its tables, "" for SQLite in the folder; mcp : programs may use the page through the Model Context Protocol."""
+    folder of everybody's otherwise; database_url : of its tables, "" for SQLite in the folder; mcp : programs may use the page through the Model Context Protocol; max_waiting : requests beyond those that are
+    under way, before others are sent away for a moment."""
 
     host: str = "127.0.0.1"
     port: int = 7860
@@ -37,6 +38,7 @@ class Settings:
     max_visits: int = 100
     visit_mb: int = 500
     mcp: bool = False
+    max_waiting: int = 64
 
 
 def _number(variables: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -86,4 +88,5 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         max_visits=_number(variables, "PROMPTSCOPE_MAX_VISITS", 100, 1, 10_000),
         visit_mb=_number(variables, "PROMPTSCOPE_VISIT_MB", 500, 1, 1_000_000),
         mcp=_switch(variables, "PROMPTSCOPE_MCP", False),
+        max_waiting=_number(variables, "PROMPTSCOPE_MAX_WAITING", 64, 1, 10_000),
     )

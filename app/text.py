@@ -102,6 +102,13 @@ SIGN_IN_FIRST = "This page has a password. Sign in at /login, or send user name 
 WRONG_PASSWORD = "User name or password is wrong. Try again."
 WAIT_TO_SIGN_IN = "There were several wrong passwords from this address. Wait {seconds} seconds, then try again."
 TOO_LARGE = "This is more than the page takes at once. Send fewer or smaller files."
+QUEUE_FULL = "{waiting} requests wait, as many as this page takes. Try again in {seconds} seconds: nothing was begun, nothing is lost."
+STOPPING = "The page is being stopped or started again. Try again in {seconds} seconds."
+UNHEALTHY_BACKBONE = "The backbone {name} is not loaded."
+UNHEALTHY_STUCK = "A computation has been under way for {seconds} s, and others wait for it."
+UNHEALTHY_QUEUE = "The queue of requests has ended."
+UNHEALTHY_TRAININGS = "The queue of trainings has ended."
+UNHEALTHY_VISITS = "What is kept for a while is no longer deleted: the thread that does so has ended."
 NOTHING_FETCHED = "This page fetches nothing from other addresses. Upload the file itself."
 
 # Teach

@@ -22,6 +22,7 @@ from pathlib import Path
 import gradio as gr
 
 import engine
+from app import seen
 from app.settings import Settings
 
 GRACE_S = 60  # after the last tab closed: a reload comes back sooner
@@ -56,17 +57,18 @@ class Visits:
         self._lock = threading.Lock()
         self._tabs: dict[str, _Tab] = {}  # by session hash
         self._visits: dict[str, _Visit] = {}  # by token
+        self._open: set[str] = set()  # session hashes of the browsers' tabs
         self._gone: list[tuple[Path, float]] = []
         self._end = threading.Event()
         self._kept: engine.Workspace | None = None
         engine.PrivateFolder().delete()  # the first one of a process: what a killed server has left goes with it
-        if settings.is_public:
-            threading.Thread(target=self._sweep_on, daemon=True, name="visits").start()
-        else:
+        self._sweeper = threading.Thread(target=self._sweep_on, daemon=True, name="visits")
+        if not settings.is_public:
             self._kept = engine.Workspace(settings.workspace, settings.database_url)
             engine.look_after(self._kept)
-            threading.Thread(target=self._look_after, args=[self._kept], daemon=True, name="retention").start()
+            self._sweeper = threading.Thread(target=self._look_after, args=[self._kept], daemon=True, name="retention")
             queue.add(self._kept)
+        self._sweeper.start()
 
     def _look_after(self, workspace: engine.Workspace) -> None:
         while not self._end.wait(DAY_S):
@@ -77,6 +79,8 @@ class Visits:
 
     def arrive(self, token: str | None, request: gr.Request) -> str:
         """A tab opens. token : what its browser remembers. Returns what it is to remember."""
+        with self._lock:
+            self._open.add(str(request.session_hash))
         if self._kept is not None:
             return token or ""
         with self._lock:
@@ -88,9 +92,12 @@ class Visits:
     def leave(self, request: gr.Request) -> None:
         """A tab closes, or its connection is cut: its next request opens it again."""
         with self._lock:
+            self._open.discard(str(request.session_hash))
             tab = self._tabs.get(str(request.session_hash))
             if tab:
                 tab.seen, tab.is_open = time.monotonic(), False
+        if self._kept is not None:
+            self.forget(request)
 
     def workspace(self, request: gr.Request | None) -> engine.Workspace:
         """Made where the visitor has none yet. Raises DataError."""
@@ -117,6 +124,33 @@ class Visits:
         with self._lock:
             visit = self._visits.get(self._tab(name).token) if name else None
             return visit.workspace if visit else None
+
+    def visitor(self, request: gr.Request | None) -> str:
+        """Whose images a request is about (app.seen): a tab's, also where all share a workspace; a visit's, which may have several
+        tabs; "" where it belongs to none."""
+        try:
+            name = _name(request)
+        except engine.DataError:
+            if self._kept is None:
+                raise
+            return ""  # a name that others may have, too
+        if self._kept is not None:
+            return name
+        with self._lock:
+            return self._tab(name).token if name else ""
+
+    def forget(self, request: gr.Request) -> None:
+        """At Clear: what the visitor's images were encoded to."""
+        seen.forget(self.visitor(request))
+
+    def count(self) -> tuple[int, int]:
+        """Tabs that are open in browsers, and visits that have a workspace of their own."""
+        with self._lock:
+            return len(self._open), len(self._visits)
+
+    def is_swept(self) -> bool:
+        """False where what is over is no longer deleted."""
+        return self._sweeper.is_alive()
 
     def looked(self, request: gr.Request | None) -> engine.Workspace | None:
         """As `found`, for what only a visit can be told of. Raises DataError where the request belongs to none."""
@@ -146,6 +180,7 @@ class Visits:
                     continue
                 visit = self._visits.pop(token)
                 self._gone.append((visit.folder.path, now))
+            seen.forget(token)
             self._delete(visit)
         with self._lock:
             for name, tab in list(self._tabs.items()):
@@ -153,6 +188,8 @@ class Visits:
                     60 * self.settings.idle_minutes if tab.is_open else GRACE_S
                 ):
                     del self._tabs[name]
+                    if not any(other.token == tab.token for other in self._tabs.values()):
+                        seen.forget(tab.token)
         self._gone = [(folder, when) for folder, when in self._gone if now - when < AGAIN_S]
         for folder, _ in self._gone:
             shutil.rmtree(folder, ignore_errors=True)
@@ -181,6 +218,8 @@ class Visits:
         self._end.set()
         with self._lock:
             gone = list(self._visits.values())
+            for token in {*self._visits, *(tab.token for tab in self._tabs.values())}:
+                seen.forget(token)
             self._visits.clear()
             self._tabs.clear()
         for visit in gone:

@@ -37,7 +37,7 @@ from engine.evaluate import (
 from engine.explain import EXPLANATIONS
 from engine.features import Progress, features_of
 from engine.heads import LinearHead
-from engine.predict import bound, embed, read_off
+from engine.predict import Encode, bound, embed, read_off
 from engine.preprocess import prepare
 from engine.prompts import PromptSet
 from engine.sandbox import read_image
@@ -68,12 +68,18 @@ class Answer:
 
 
 def compare_image(
-    prepared: Input, backbone: Backbone, sets: Sequence[PromptSet], explanation: str | None = "legrad", label: str = ""
+    prepared: Input,
+    backbone: Backbone,
+    sets: Sequence[PromptSet],
+    explanation: str | None = "legrad",
+    label: str = "",
+    encode: Encode = embed,
 ) -> list[Answer]:
     """One answer a set, in their order. Raises DataError for too many, PromptSetError for a set of another backbone.
 
     explanation : a map of each set (two passes more for all that share an image forward), or None
     label : of the maps; "" for each set's own most probable class
+    encode : where the features come from
 
     A map's values are those of the class embedding (unit length) times the head's scale: they say what raises the score, and
     mean the same in every set of this backbone.
@@ -84,7 +90,7 @@ def compare_image(
     answers: dict[int, Answer] = {}
     for members in _by_visual_prompt(sets):
         prompt = sets[members[0]].visual_prompt
-        features = embed([prepared], backbone, prompt)[0]
+        features = encode([prepared], backbone, prompt)[0]
         found = {i: read_off(features, backbone, sets[i]) for i in members}
         maps = _maps(prepared, backbone, prompt, sets, found, explanation, label) if explanation else {}
         answers |= {i: Answer(found[i], maps.get(i)) for i in members}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,10 @@ from engine.heads import ConditionalHead
 from engine.preprocess import prepare
 from engine.prompts import PromptSet
 from engine.types import Image, Input, Prediction, VisualPrompt
+
+Encode = Callable[
+    ..., np.ndarray
+]  # as `embed`, by which it can be replaced: who has encoded these inputs need not do so again
 
 
 def embed(inputs: list[Input], backbone: Backbone, visual_prompt: VisualPrompt | None = None) -> np.ndarray:

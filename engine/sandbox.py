@@ -271,6 +271,11 @@ class Sandbox:
                     raise ImageError(*(said[k].replace(path.name, name) for k in ("error", "hint")))
                 return said, pixels
 
+    def warm(self) -> None:
+        """Starts the workers, so that the first file need not wait for one. Raises ImageError."""
+        with self._lock:
+            self._idle += [_Worker(self.limits) for _ in range(self.workers - len(self._idle))]
+
     def close(self) -> None:
         """Ends the workers. The next request starts new ones."""
         with self._lock:

@@ -16,7 +16,7 @@ import numpy as np
 from engine.backbones.base import Backbone
 from engine.errors import EngineError, ImageError
 from engine.pooling import Curve, order, peak, pool
-from engine.predict import bound, embed, prediction_of
+from engine.predict import Encode, bound, embed, prediction_of
 from engine.prompts import PromptSet
 from engine.sandbox import frames_of
 from engine.types import Image, Input, Prediction, Series, Window
@@ -26,17 +26,17 @@ BATCH = 16  # frames of one forward pass
 Score = Callable[[list[Input]], list[np.ndarray]]
 
 
-def scorer(backbone: Backbone, sets: Sequence[PromptSet]) -> Score:
+def scorer(backbone: Backbone, sets: Sequence[PromptSet], encode: Encode = embed) -> Score:
     """A function of B inputs that gives each set's probabilities (B, C); one image forward serves all shared-image sets.
 
-    Raises PromptSetError where a set belongs to another backbone.
+    encode : where the features come from. Raises PromptSetError where a set belongs to another backbone.
     """
     ready = [bound(each, backbone) for each in sets]
 
     def score(inputs: list[Input]) -> list[np.ndarray]:
-        shared = embed(inputs, backbone) if any(s.is_shared_image for s in ready) else None
+        shared = encode(inputs, backbone) if any(s.is_shared_image for s in ready) else None
         return [
-            s.probabilities(embed(inputs, backbone, s.visual_prompt) if shared is None or not s.is_shared_image else shared)
+            s.probabilities(encode(inputs, backbone, s.visual_prompt) if shared is None or not s.is_shared_image else shared)
             for s in ready
         ]
 

@@ -22,6 +22,7 @@ HOMES = {
     "gradio": ["app/"],
     "gradio_client": ["app/programs.py"],
     "starlette": ["app/guard.py"],
+    "prometheus_client": ["app/metrics.py"],
     "spaces": ["app/compute.py"],
     "pydicom": ["engine/readers/"],
     "imagecodecs": ["engine/readers/_decoders.py"],

@@ -334,6 +334,16 @@ class Queue:
                     {"read": about | {"folder": str(workspace.folder.resolve()), "url": workspace.url, "task": task}}
                 )
 
+    def is_served(self) -> bool:
+        """False where nobody carries trainings out any more."""
+        return not self._closed and (self._thread is None or self._thread.is_alive())
+
+    def count(self) -> tuple[int, int]:
+        """(trainings that wait, trainings that run here)."""
+        with self._lock:
+            running = int(self._busy is not None)
+        return len(self._order()), running
+
     def position(self, workspace: Workspace, job: str) -> int:
         """1 for the next one; 0 when it is not waiting."""
         waiting = [(space.workspace.folder, each.id) for space, each in self._order()]
