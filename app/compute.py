@@ -58,7 +58,8 @@ def _alone(work: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Asked:
-    """Which model and which question. device : "cpu" or "cuda"; target : of the map, "" for no map; folder : of the
+    """Which model and which question. device : "cpu" or "cuda"; target : of the map, "" for no map; method : of the map, "" for the first that
+    the backbone can carry; folder : of the
     visitor's own prompt sets, "" for none; task : his own that the question is about, or None; visitor : whose images these are
     (app.seen), "" for nobody's."""
 
@@ -67,6 +68,7 @@ class Asked:
     device: str
     precision: str
     target: str = ""
+    method: str = ""
     folder: str = ""
     task: engine.Task | None = None
     visitor: str = ""
@@ -99,7 +101,7 @@ def classify(image: engine.Image, asked: Asked) -> Found:
     heatmap = None
     if _has_map(backbone, prompts, asked.target):
         with _alone("map"):
-            heatmap = _map(prepared, backbone, prompts, prediction.ranked()[0][0], asked.target)
+            heatmap = _map(prepared, backbone, prompts, prediction.ranked()[0][0], asked)
     return Found(prepared, prediction, beside, heatmap)
 
 
@@ -108,7 +110,7 @@ def draw(prepared: engine.Input, label: str, asked: Asked) -> engine.Heatmap | N
     """The map of another class, or against another target. Raises EngineError."""
     backbone = models.backbone(asked.backbone, asked.device, asked.precision)
     prompts = models.prompts(asked)
-    return _map(prepared, backbone, prompts, label, asked.target) if _has_map(backbone, prompts, asked.target) else None
+    return _map(prepared, backbone, prompts, label, asked) if _has_map(backbone, prompts, asked.target) else None
 
 
 @_with_others
@@ -229,6 +231,7 @@ def _has_map(backbone: engine.Backbone, prompts: engine.PromptSet, target: str) 
 
 
 def _map(
-    prepared: engine.Input, backbone: engine.Backbone, prompts: engine.PromptSet, label: str, target: str
+    prepared: engine.Input, backbone: engine.Backbone, prompts: engine.PromptSet, label: str, asked: Asked
 ) -> engine.Heatmap:
-    return engine.explain(prepared, backbone, prompts, [label], engine.explanations_for(backbone)[0], target)[0]
+    method = asked.method or engine.explanations_for(backbone)[0]
+    return engine.explain(prepared, backbone, prompts, [label], method, asked.target)[0]

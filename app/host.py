@@ -31,13 +31,14 @@ class Screen:
 
     It is changed where it lies, since what a handler gives back reaches the session later, and not always in order. study :
     what was opened (in Teach the question); series : which part of it; view : how that is looked at; turn : the visitor's
-    latest act, as the browser counts them; held : the cases that are open in Read; task : the question in Teach
+    latest act, as the browser counts them; check : of a map, the latest that was asked for or stopped; held : the cases that are open in Read; task : the question in Teach
     """
 
     study: int = 0
     series: int = 0
     view: int = 0
     turn: int = 0
+    check: int = 0
     held: list[cases.Case] = field(default_factory=list)
     task: str = ""
 
@@ -137,11 +138,20 @@ class Host:
         named = [n for n in dict.fromkeys([own, *engine.BACKBONES]) if n == own or not self._is_closed(n)]
         return [(f"{n} (not on this machine)" if self.is_absent(n) else n, n) for n in named]
 
-    def asked(self, request: gr.Request | None, backbone: str, prompts: str, target: str = "") -> compute.Asked:
+    def maps(self, backbone: str) -> list[tuple[str, str]]:
+        """(title, name) of the kinds of maps of a backbone, the one that is shown unasked first. Raises BackboneError."""
+        return [(text.MAP_TITLES.get(name, name), name) for name in engine.explanations_for(self.backbone(backbone))]
+
+    def asked(
+        self, request: gr.Request | None, backbone: str, prompts: str, target: str = "", method: str = ""
+    ) -> compute.Asked:
+        """method : of the map; one that this backbone cannot carry is as none: its first."""
         workspace = self.visits.found(request)
         folder, task = (models.folder_of(workspace), models.own_task(workspace, prompts)) if workspace else ("", None)
         visitor = self.visits.visitor(request)
-        return compute.Asked(backbone, prompts, self.device, self.settings.precision, target, folder, task, visitor)
+        if method and method not in (name for _, name in self.maps(backbone)):
+            method = ""
+        return compute.Asked(backbone, prompts, self.device, self.settings.precision, target, method, folder, task, visitor)
 
     def prompts(self, asked: compute.Asked) -> engine.PromptSet:
         """Raises PromptSetError, DataError."""

@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 import engine
-from app import audit, cases, compute, covers, programs, render, text
+from app import audit, cases, chance, compute, covers, programs, render, text
 from app.cases import Case
 from app.host import HIDDEN, Host, Screen, Updates
 
@@ -34,7 +34,7 @@ class Shown:
 @dataclass(frozen=True)
 class Reading:
     """What the last look at an image found: enough to draw another class's map. image : for the eye, no larger than it can
-    use; shape : of the whole one, in whose pixels boxes are given."""
+    use; shape : of the whole one, in whose pixels boxes, and covered areas, are given."""
 
     image: engine.Image
     shape: tuple[int, int]
@@ -43,6 +43,7 @@ class Reading:
     asked: compute.Asked
     title: str
     found_text: tuple[engine.Box, ...]
+    covered: tuple[engine.Box, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Whole:
     prompts: engine.PromptSet
     pixels: str
     window: engine.Window | None
+
+
+class _Stopped(Exception):
+    """Nobody waits for the test of this map any more."""
 
 
 class Read:
@@ -140,7 +145,7 @@ class Read:
         ui = self.ui
         return dict.fromkeys((ui.wrong, ui.result, ui.care, ui.said, ui.strip), "") | {
             ui.reading: None,
-            ui.classes: gr.update(visible=False),
+            **self._no_map(),
             **self._no_volume(),
         }
 
@@ -170,11 +175,11 @@ class Read:
 
     def look(
         self, request: gr.Request | None, screen: Screen, index: int, frame: int, window: str, center: float, width: float, invert: bool, areas: str,
-        backbone: str, prompts_name: str, target: str, opacity: float,
+        backbone: str, prompts_name: str, target: str, method: str | None, opacity: float,
     ) -> Updates:  # fmt: skip
         """Probabilities, map and notes of one frame; a sentence where something does not fit."""
         ui, now, held = self.ui, screen.view, screen.held
-        unsaid = {ui.reading: None, ui.result: "", ui.care: "", ui.said: "", ui.classes: gr.update(visible=False)}
+        unsaid = {ui.reading: None, ui.result: "", ui.care: "", ui.said: "", **self._no_map()}
         if not held:
             return {**unsaid, ui.wrong: "", ui.view: render.empty_viewer(), ui.levels: gr.update(visible=False)}
         case = held[min(index or 0, len(held) - 1)]
@@ -185,7 +190,7 @@ class Read:
         try:
             self.host.load(backbone)
             image = shown.of(case.series.frame(min(int(frame or 1), case.series.frames) - 1, shown.window))
-            asked = self.host.asked(request, backbone, prompts_name, target)
+            asked = self.host.asked(request, backbone, prompts_name, target, method or "")
             found, prompts = compute.classify(image, asked), self.host.prompts(asked)
             line = audit.entry(audit.digest(image), image.window, found.prediction, prompts, len(shown.covered), invert)
             audit.write(self.settings.audit, line)
@@ -208,6 +213,7 @@ class Read:
             replace(asked, target=""),
             case.title,
             found_text,
+            shown.covered,
         )
         said = (
             render.notes(text.NOTES, list(dict.fromkeys([*case.series.notes, *image.notes])))
@@ -222,7 +228,7 @@ class Read:
             ui.result: render.bars(found.prediction, prompts, found.beside),
             ui.care: render.notes(text.WARNINGS, engine.warnings_of(case.series, image, prompts, found_text), "ps-warn"),
             ui.said: said,
-            ui.classes: gr.update(choices=names, value=ranked[0], visible=found.heatmap is not None),
+            **self._mapped(names, found.heatmap, backbone),
             **self._sliders(image, window),
         }
 
@@ -275,16 +281,81 @@ class Read:
             ui.width: gr.update(minimum=step, maximum=max(high - low, used.width), value=used.width, step=step),
         }
 
-    def redraw(self, reading: Reading | None, screen: Screen, label: str, target: str, opacity: float) -> Any:
-        """The map of another class, or against another target."""
+    def _no_map(self) -> Updates:
+        """Nothing to choose of a map, and nothing said of one."""
+        ui, hidden = self.ui, gr.update(visible=False)
+        return {ui.classes: hidden, ui.mapping: hidden, ui.chance: "", **self._checking(False)}
+
+    def _mapped(self, names: list[tuple[str, str]], heatmap: engine.Heatmap | None, backbone: str) -> Updates:
+        """What can be chosen of a map that is on the screen. names : (words, class), the most probable first."""
+        ui = self.ui
+        if heatmap is None:
+            return self._no_map() | {ui.classes: gr.update(choices=names, value=names[0][1], visible=False)}
+        return {
+            ui.classes: gr.update(choices=names, value=heatmap.label, visible=True),
+            ui.mapping: gr.update(visible=True),
+            ui.method: gr.update(choices=self.host.maps(backbone), value=heatmap.method),
+            ui.chance: "",
+            **self._checking(False),
+        }
+
+    def _checking(self, running: bool) -> Updates:
+        return {self.ui.check: gr.update(visible=not running), self.ui.check_stop: gr.update(visible=running)}
+
+    def redraw(
+        self, reading: Reading | None, screen: Screen, label: str, target: str, method: str, opacity: float
+    ) -> Updates:
+        """The map of another class, against another target, or of another kind. What was said of the one before goes."""
+        ui = self.ui
+        screen.check += 1
         if reading is None or not label:
-            return gr.skip()
+            return {ui.view: gr.skip()}
         now = screen.view
         try:
-            heatmap = compute.draw(reading.prepared, label, replace(reading.asked, target=target))
+            heatmap = compute.draw(reading.prepared, label, replace(reading.asked, target=target, method=method))
+            view = self._view(reading, heatmap, label, opacity)
         except engine.EngineError as error:
-            return render.error(str(error))
-        return self._view(reading, heatmap, label, opacity) if screen.view == now else gr.skip()
+            view = render.error(str(error))
+        return {ui.view: view, ui.chance: "", **self._checking(False)} if screen.view == now else {ui.view: gr.skip()}
+
+    def test(
+        self, reading: Reading | None, screen: Screen, label: str, target: str, method: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio puts its own in this place
+    ) -> Iterator[Updates]:  # fmt: skip
+        """Whether the map says more than chance. It takes a while, and ends when it is stopped or another map is looked at."""
+        ui = self.ui
+        screen.check += 1
+        now = screen.check, screen.view
+        if reading is None or not label:
+            yield self._checking(False)
+            return
+        yield {ui.chance: '<div class="ps-chance ps-room"></div>', **self._checking(True)}
+
+        def far(done: int) -> None:
+            if (screen.check, screen.view) != now:
+                raise _Stopped
+            progress((done, chance.IMAGES), desc=text.CHECKING)
+
+        try:
+            asked = replace(reading.asked, target=target, method=method)
+            heatmap = compute.draw(reading.prepared, label, asked)
+            if heatmap is None:
+                raise engine.ExplainError(text.NO_MAP)
+            grid = heatmap.values.shape[0], heatmap.values.shape[1]
+            seen = engine.seen_cells(reading.prepared.box, reading.shape, grid, reading.covered)
+            backbone = self.host.backbone(asked.backbone)
+            found = chance.check(reading.prepared, heatmap, reading.prompts, asked, backbone, seen, far)
+            said = chance.drawn(found, text.MAP_TITLES.get(heatmap.method, heatmap.method))
+        except engine.EngineError as error:
+            said = render.error(str(error))
+        except _Stopped:
+            yield {ui.chance: gr.skip()}
+            return
+        yield {ui.chance: said, **self._checking(False)} if (screen.check, screen.view) == now else {ui.chance: gr.skip()}
+
+    def stop_test(self, screen: Screen) -> Updates:
+        screen.check += 1
+        return {self.ui.chance: f'<p role="status">{text.CHECK_STOPPED}</p>', **self._checking(False)}
 
     def cover_text(self, reading: Reading | None, areas: str) -> Any:
         """Adds what looks like text to the covered areas; what is not understood there stays as it is, and is said."""
@@ -508,9 +579,11 @@ class Read:
         prompts: str = "",
         frame: int = 0,
         window: str = "",
+        method: str = "",
+        check: bool = False,
     ) -> dict[str, Any]:
-        """Draws the map of what speaks for a class over one image. It estimates where attention raises the score, and does not
-        outline a finding.
+        """Draws the map of what speaks for a class over one image. It estimates which places raise the score, and does not outline
+        a finding.
 
         file: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, WebP, BMP, or a zip of these
         label: a class of the prompt set, or nothing for the most probable one
@@ -519,13 +592,17 @@ class Read:
         prompts: name of a prompt set, or a task's id, or nothing for the page's first question
         frame: from 1; 0 takes the middle one
         window: CENTRE,WIDTH, a preset's name, automatic, or nothing for the file's own
-        Returns: `notice`, `label`, `target`, `is_flat` (the model has no preferred place, nothing is drawn), and `image`: a PNG of
-        the image under its map, as data:image/png;base64
+        method: the kind of map, one of `explanations` of `/about`, or nothing for the backbone's first
+        check: whether the map is better than chance is tested, too; that takes some four hundred passes of the image tower
+        Returns: `notice`, `label`, `target`, `method`, `is_flat` (the model has no preferred place, nothing is drawn), `chance` (null
+        unless it was asked for: `verdict`, `deletion_auc`, `insertion_auc`, `score`, `random` and `centre` scores), and `image`: a PNG
+        of the image under its map, as data:image/png;base64
         """
         asked = self.host.asked(
             request, backbone or self.settings.backbone, prompts or self.host.questions(request)[0][1], target
         )
         self.host.load(asked.backbone)
+        asked = replace(asked, method=method)
         with cases.only(file["path"]) as series:
             index = frame - 1 if frame else engine.middle(series)
             image = series.frame(index, engine.named_window(window) if window else None)
@@ -541,7 +618,37 @@ class Read:
         small = engine.smaller(image, render.LONGEST)
         placed = _placed(heatmap, small, image.shape)
         drawn = render.data_address(engine.overlay(small, placed))
-        return {"notice": text.NOTICE, "label": label, "target": target, "is_flat": engine.is_flat(placed), "image": drawn}
+        answer = {
+            "notice": text.NOTICE,
+            "label": label,
+            "target": target,
+            "method": heatmap.method,
+            "is_flat": engine.is_flat(placed),
+        }
+        return answer | {
+            "chance": self._chance(found.prepared, heatmap, learned, asked, image.shape) if check else None,
+            "image": drawn,
+        }
+
+    def _chance(
+        self,
+        prepared: engine.Input,
+        heatmap: engine.Heatmap,
+        prompts: engine.PromptSet,
+        asked: compute.Asked,
+        shape: tuple[int, int],
+    ) -> dict[str, Any]:
+        grid = heatmap.values.shape[0], heatmap.values.shape[1]
+        seen = engine.seen_cells(prepared.box, shape, grid)
+        found = chance.check(prepared, heatmap, prompts, asked, self.host.backbone(asked.backbone), seen, lambda done: None)
+        return {
+            "verdict": found.verdict,
+            "deletion_auc": found.curves.deletion_auc,
+            "insertion_auc": found.curves.insertion_auc,
+            "score": found.curves.score,
+            "random": [each.score for each in found.random],
+            "centre": found.centre.score,
+        }
 
     # layout and wiring
 
@@ -616,7 +723,16 @@ class Read:
                 ui.result = gr.HTML("", elem_id="ps-bars")
                 ui.care = gr.HTML("", elem_id="ps-care")
                 ui.classes = gr.Radio([], label=text.MAP_CLASS, visible=False, elem_id="ps-classes")
-                ui.target = gr.Dropdown(list(text.MAP_TARGETS), value="class", label=text.MAP_TARGET)
+                with gr.Group(visible=False, elem_id="ps-mapping") as ui.mapping:
+                    ui.target = gr.Dropdown(
+                        list(text.MAP_TARGETS), value="class", label=text.MAP_TARGET, elem_id="ps-target"
+                    )
+                    maps = self.host.maps(settings.backbone)
+                    first = maps[0][1] if maps else None
+                    ui.method = gr.Dropdown(maps, value=first, label=text.MAP_METHOD, elem_id="ps-method")
+                    ui.check = gr.Button(text.CHECK, size="sm", elem_id="ps-check")
+                    ui.check_stop = gr.Button(text.STOP, size="sm", visible=False, elem_id="ps-check-stop")
+                ui.chance = gr.HTML("", elem_id="ps-chance")
                 ui.said = gr.HTML("", elem_id="ps-notes")
         # where a click on a thumbnail or on the curve arrives (page.js)
         with gr.Row(elem_classes="ps-unseen"):
@@ -632,8 +748,12 @@ class Read:
     def wire(self) -> None:
         ui = self.ui
         view_of = self.view_of()
-        asked = [ui.screen, ui.file, *view_of, ui.backbone, ui.prompts, ui.target, ui.opacity]
-        answered = [ui.wrong, ui.reading, ui.view, ui.result, ui.care, ui.said, ui.classes, ui.levels, ui.center, ui.width]
+        asked = [ui.screen, ui.file, *view_of, ui.backbone, ui.prompts, ui.target, ui.method, ui.opacity]
+        testing = [ui.chance, ui.check, ui.check_stop]
+        answered = [
+            ui.wrong, ui.reading, ui.view, ui.result, ui.care, ui.said, ui.classes, ui.levels, ui.center, ui.width,
+            ui.mapping, ui.method, *testing,
+        ]  # fmt: skip
         volume = [ui.volume, ui.run_all, ui.whole, ui.curve, ui.stop, ui.how]
         controls = [ui.frame, ui.window, ui.invert, ui.areas, ui.strip]
         anew = [ui.file, *controls, *answered, *volume]
@@ -694,9 +814,11 @@ class Read:
             thumbnails(slider.release(lambda: render.BY_HAND, None, ui.window, **HIDDEN))
         gone = ui.go.click(lambda value: int(value) if value.isdigit() else gr.skip(), ui.goto, ui.frame, **every)
         gone.then(self.look, asked, answered, show_progress="hidden", **last)
-        chosen = [ui.reading, ui.screen, ui.classes, ui.target, ui.opacity]
-        for control in (ui.classes, ui.target):
-            control.input(self.redraw, chosen, ui.view, show_progress_on=ui.view, **last)
+        chosen = [ui.reading, ui.screen, ui.classes, ui.target, ui.method]
+        for control in (ui.classes, ui.target, ui.method):
+            control.input(self.redraw, [*chosen, ui.opacity], [ui.view, *testing], show_progress_on=ui.view, **last)
+        ui.check.click(self.test, chosen, testing, show_progress_on=ui.chance, **HIDDEN)
+        ui.check_stop.click(self.stop_test, ui.screen, testing, **every)
         # Fading needs no server: the map is a layer of its own.
         fade = "(v) => { document.querySelectorAll('.ps-map').forEach((m) => { m.style.opacity = v }); }"
         ui.opacity.input(None, [ui.opacity], None, js=fade, **HIDDEN)

@@ -69,12 +69,39 @@ REMOVED_NONE = "Nothing that identifies somebody was found in the files' headers
 MAP_CLASS = "Map shows what speaks for"
 MAP_TARGET = "Compared with"
 MAP_TARGETS = (("nothing: the class alone", "class"), ("all other classes", "rest"), ("the runner-up", "runner-up"))
+MAP_METHOD = "Made by"
+MAP_TITLES = {
+    "integrated-gradients": "integrated gradients",
+    "legrad": "LeGrad",
+    "grad-eclip": "Grad-ECLIP",
+    "grad-cam": "Grad-CAM",
+    "patch-similarity": "patch similarity",
+    "attention": "attention of the last layer (the same for every class)",
+    "rollout": "attention rollout (the same for every class)",
+    "occlusion": "occlusion (slow: hides one place after the other)",
+}
+CHECK = "Is this map better than chance?"
+CHECKING = "Testing the map: places are hidden and shown, in its order and in random ones"
+CHECKED = "What a test of the map found"
+CHECK_STOPPED = "Stopped. Nothing is known of this map."
+CHECK_HOW = "How this was tested"
+CHECK_EXPLAINED = (
+    "Places of the image were replaced by a blurred copy, what the map marks most first, and put back in the same order; so were "
+    "they in {orders} random orders. A map that knows what the model looks at makes the probability fall, and rise, sooner. "
+    "This is about the model, not about the patient: a faithful map of a wrong answer shows what misled it."
+)
+CHECK_PLOT = "The probability of the class as places of the image are shown and taken away"
+CHECK_ACROSS = "share of the image's places"
+SHOWN_FIRST = "shown first: what the map marks ({title})"
+GONE_FIRST = "taken away first: what the map marks ({title})"
+SHOWN_RANDOM = "shown at random (the middle of all orders)"
+GONE_RANDOM = "taken away at random (the middle of all orders)"
 OPACITY = "Map opacity"
 UNCALIBRATED = "Uncalibrated: the numbers rank the classes; they are not risks."
 CALIBRATED = "Calibrated with a fitted temperature."
 FLAT = "The map is flat: the model has no preferred place for this class, so nothing is drawn."
 NO_MAP = "This backbone and prompt set offer no map."
-MAP_CAVEAT = "The map estimates where attention raises the score. It does not outline a finding."
+MAP_CAVEAT = "The map estimates which places raise the score. It does not outline a finding."
 BOX = "The dashed frame is what the model saw; outside it the map says nothing."
 NOTES = "How the file was read"
 WARNINGS = "Read with care"

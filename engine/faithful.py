@@ -14,7 +14,7 @@ Legend: S input size, h x w cells of the map, n cells that count, K steps, R ran
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -35,6 +35,7 @@ from engine.sandbox import read_image
 from engine.types import Box, Example, Input, Interval
 
 BATCH = 32  # inputs of one forward pass
+Score = Callable[[list[Input]], np.ndarray]
 FILLS = ("blur", "mean")
 ORDERS = 20  # random orders that one map is held against: being better than all but one of them is then 95 %
 SURE = 0.95  # share of the random orders that a map must beat to be called better than chance
@@ -149,6 +150,7 @@ def _curves(
     steps: int,
     fill: str,
     batch: int = BATCH,
+    score: Score | None = None,
 ) -> list[Curves]:
     """One Curves an order (n,). Every input that several orders share is encoded once. Raises ExplainError."""
     if steps < 1:
@@ -169,20 +171,15 @@ def _curves(
                 keys.append(gone.tobytes())
                 wanted.setdefault(keys[-1], gone)
         rows.append((deleted, inserted))
-    found = _probabilities(prepared, backbone, prompts, np.stack(list(wanted.values())), grid, fill, batch)
+    score = score or (lambda inputs: prompts.probabilities(embed(inputs, backbone, prompts.visual_prompt)))
+    found = _probabilities(prepared, score, np.stack(list(wanted.values())), grid, fill, batch)
     known = dict(zip(wanted, found[:, prompts.labels.index(label)].astype(float), strict=True))
     shares = counts / counts[-1]
     return [Curves(shares, np.array([known[k] for k in d]), np.array([known[k] for k in i])) for d, i in rows]
 
 
 def _probabilities(
-    prepared: Input,
-    backbone: Backbone,
-    prompts: PromptSet,
-    gone: np.ndarray,
-    grid: tuple[int, int],
-    fill: str,
-    batch: int,
+    prepared: Input, score: Score, gone: np.ndarray, grid: tuple[int, int], fill: str, batch: int
 ) -> np.ndarray:
     """gone (M, h * w) bool -> (M, C): the classes' probabilities with these cells replaced."""
     size = prepared.pixels.shape[-1]
@@ -191,7 +188,7 @@ def _probabilities(
     for start in range(0, len(gone), batch):
         part = gone[start : start + batch].reshape(-1, *grid)[:, row][:, :, column]
         inputs = [Input(np.where(each, other, prepared.pixels), prepared.box) for each in part]
-        found.append(prompts.probabilities(embed(inputs, backbone, prompts.visual_prompt)))
+        found.append(score(inputs))
     return np.concatenate(found)
 
 
@@ -290,10 +287,13 @@ def against_chance(
     fill: str = "blur",
     seen: np.ndarray | None = None,
     seed: int = 0,
+    score: Score | None = None,
 ) -> Chance:
     """`deletion_insertion` of a map, of random orders of the same cells (the seed's) and of a centre-first order.
 
-    About 2 * steps * (orders + 2) forward passes of the image tower. Raises as `deletion_insertion`.
+    score : what gives the set's probabilities (B, C) of a batch, in place of this backbone: a caller who shares it with others
+    sees by it how far the check is, and ends it by raising. At most 2 + 2 * (steps - 1) * (orders + 2) images pass. Raises as
+    `deletion_insertion`.
     """
     if orders < 1:
         raise ExplainError(f"{orders} random orders are nothing to compare with.", "Ask for at least 1.")
@@ -304,7 +304,7 @@ def against_chance(
         _order(centred(grid), counted, seed),
         *(rng.permutation(cells) for _ in range(orders)),
     ]
-    own, centre, *random = _curves(prepared, backbone, prompts, label, every, grid, steps, fill)
+    own, centre, *random = _curves(prepared, backbone, prompts, label, every, grid, steps, fill, score=score)
     return Chance(own, tuple(random), centre, flat=bool(np.ptp(values[counted]) == 0))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import html
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from gradio_client import Client, handle_file
 from phantom import write_series
 
 import engine
-from app import cases, compute, covers, models, page, render, text
+from app import cases, chance, compute, covers, models, page, render, text
 from app.host import Screen
 from app.read import Read
 from app.settings import Settings, SettingsError, read_settings
@@ -178,7 +179,7 @@ def look(handlers: Read, held: list[cases.Case], frame: int = 1, window: str = "
          prompts: str = "modality-description-ensemble") -> SimpleNamespace:  # fmt: skip
     """What the page shows, by the components' names."""
     found = handlers.look_anew(
-        None, Screen(held=held), 0, frame, window, 40, 400, invert, areas, "scope-mini", prompts, "class", 0.6
+        None, Screen(held=held), 0, frame, window, 40, 400, invert, areas, "scope-mini", prompts, "class", "", 0.6
     )
     return SimpleNamespace(**{name: found.get(part) for name, part in vars(handlers.ui).items() if name != "samples"})
 
@@ -215,7 +216,7 @@ def test_look_gives_bars_notes_and_a_map_and_redraw_another(handlers):
         assert words in shown.said
     assert 'class="ps-map"' in shown.view and "Map: what speaks for" in shown.view and "2 cm" in shown.view
     other = shown.classes["choices"][1][1]
-    redrawn = handlers.redraw(shown.reading, Screen(), other, "class", 0.6)
+    redrawn = handlers.redraw(shown.reading, Screen(), other, "class", "", 0.6)[handlers.ui.view]
     assert (
         re.search(r'class="ps-map"[^>]*src="([^"]+)"', redrawn)[1]
         != re.search(r'class="ps-map"[^>]*src="([^"]+)"', shown.view)[1]
@@ -368,7 +369,7 @@ def test_what_is_answered_of_a_study_that_has_gone_is_not_shown(handlers, tmp_pa
         return classify(*asked)
 
     monkeypatch.setattr(compute, "classify", slow)
-    assert set(handlers.look(None, screen, *view, "class", 0.6)) == {ui.wrong}
+    assert set(handlers.look(None, screen, *view, "class", "", 0.6)) == {ui.wrong}
     frames_of = engine.frames_of
 
     def chosen(*asked):
@@ -406,8 +407,47 @@ def test_clear_between_the_last_file_and_the_answer_leaves_nothing(handlers, tmp
     monkeypatch.setattr(handlers, "_choosers", cleared)
     (came,) = handlers.open_files([copied(tmp_path)], screen, 1)
     assert screen.held == [] and came[ui.file]["visible"] is False  # it went out after Clear had drawn its empty screen
-    after = handlers.look_anew(None, screen, 0, 1, "", 40, 400, False, "", "scope-mini", "modality-zero-shot", "class", 0.5)
+    after = handlers.look_anew(
+        None, screen, 0, 1, "", 40, 400, False, "", "scope-mini", "modality-zero-shot", "class", "", 0.5
+    )
     assert "No image yet" in after[ui.view] and not after[ui.frame]["visible"] and not after[ui.window]["visible"]
+
+
+def test_a_map_is_held_against_chance_and_the_test_ends_when_something_else_is_looked_at(handlers, tmp_path, monkeypatch):
+    ui, screen = handlers.ui, Screen(held=sampled(handlers))
+    view = (0, 1, "", 40, 400, False, "0,0,64,128", "scope-mini", "modality-zero-shot", "class", "occlusion", 0.5)
+    shown = handlers.look_anew(None, screen, *view)
+    reading, top = shown[ui.reading], shown[ui.classes]["value"]
+    assert shown[ui.method]["value"] == "occlusion" and ("LeGrad", "legrad") in shown[ui.method]["choices"]
+    first, last = handlers.test(reading, screen, top, "class", "occlusion")
+    assert first[ui.check_stop]["visible"] and last[ui.check]["visible"] and not last[ui.check_stop]["visible"]
+    backbone = models.backbone("scope-mini", "cpu", "float32")
+    heatmap = engine.explain(reading.prepared, backbone, reading.prompts, [top], "occlusion")[0]
+    seen = engine.seen_cells(reading.prepared.box, reading.shape, heatmap.values.shape, [engine.Box(0, 0, 64, 128)])
+    assert seen.sum() == seen.size // 2  # the covered upper half says nothing
+    alone = engine.against_chance(
+        reading.prepared, backbone, reading.prompts, top, heatmap.values, chance.STEPS, chance.ORDERS, seen=seen
+    )
+    assert alone.verdict in html.unescape(last[ui.chance]) and 'class="ps-line3"' in last[ui.chance]
+    testing = handlers.test(reading, screen, top, "class", "occlusion")
+    next(testing)
+    assert text.CHECK_STOPPED in handlers.stop_test(screen)[ui.chance]
+    assert list(testing) == [{ui.chance: gr.skip()}]
+    score = compute.score
+
+    def looked(*asked):
+        screen.view += 1  # another window, another frame
+        return score(*asked)
+
+    monkeypatch.setattr(compute, "score", looked)
+    assert list(handlers.test(reading, screen, top, "class", "legrad"))[1:] == [{ui.chance: gr.skip()}]
+    gone = handlers.redraw(reading, screen, top, "class", "legrad", 0.5)
+    assert gone[ui.chance] == "" and gone[ui.view] != shown[ui.view]
+
+
+def test_a_backbone_that_cannot_carry_the_chosen_map_shows_its_first(handlers):
+    asked = handlers.host.asked(None, "scope-mini", "modality-zero-shot", "class", "a map of another backbone")
+    assert asked.method == ""
 
 
 def test_covered_areas_and_inversion_hold_for_all_frames_too(handlers, tmp_path):

@@ -503,3 +503,22 @@ def test_what_is_still_on_its_way_at_clear_is_not_opened(visit, series):
         visit.locator("#ps-folder").click()
     chooser.value.set_files(series[0].parent)
     expect(visit.locator(".ps-thumb")).to_have_count(10, timeout=60_000)
+
+
+def test_a_map_of_another_kind_is_chosen_and_tested_against_chance(visit):
+    upload(visit, CT)
+    expect(visit.locator("#ps-mapping")).to_be_visible(timeout=60_000)
+    before = visit.locator(".ps-map").get_attribute("src")
+    visit.locator("#ps-method input").click()
+    visit.get_by_role("option", name="occlusion").click()
+    expect(visit.locator(".ps-map")).not_to_have_attribute("src", before, timeout=60_000)
+    visit.locator("#ps-check").click()
+    expect(visit.locator("#ps-check-stop")).to_be_visible(timeout=30_000)
+    visit.locator("#ps-check-stop").click()
+    expect(visit.locator("#ps-chance")).to_contain_text("Stopped. Nothing is known of this map.", timeout=30_000)
+    visit.locator("#ps-check").click()
+    expect(visit.locator("#ps-chance")).to_contain_text("of 20 random orders", timeout=180_000)
+    visit.locator("#ps-chance summary").click()
+    picture(visit, "chance")
+    visit.locator("#ps-classes label").nth(1).click()  # another map: nothing is known of it
+    expect(visit.locator("#ps-chance")).to_have_text("", timeout=60_000)

@@ -250,6 +250,15 @@ def test_a_map_for_programs_is_the_librarys(client):
     drawn = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(found["image"].partition(",")[2]))))
     assert found["label"] == label and found["target"] == "rest" and not found["is_flat"]
     assert drawn.shape == expected.shape and np.abs(drawn.astype(int) - expected).max() <= 2  # rounding of the box
+    assert found["method"] == heatmap.method and found["chance"] is None
+    told = client.predict(handle_file(CT), prompts="modality-zero-shot", method="attention", check=True, api_name="/explain")
+    scores = told["chance"]
+    assert told["method"] == "attention" and len(scores["random"]) == 20
+    assert scores["score"] == pytest.approx(scores["insertion_auc"] - scores["deletion_auc"])
+    beaten = sum(each < scores["score"] for each in scores["random"])
+    assert f"{beaten} of 20 random orders" in scores["verdict"]
+    with pytest.raises(AppError, match="no explanation called 'x'|x"):
+        client.predict(handle_file(CT), method="x", api_name="/explain")
     with pytest.raises(AppError, match="'x' is no class of"):
         client.predict(handle_file(CT), label="x", api_name="/explain")
     with pytest.raises(AppError, match="no map target called 'all'"):
