@@ -257,7 +257,7 @@ def test_a_map_for_programs_is_the_librarys(client):
     assert scores["score"] == pytest.approx(scores["insertion_auc"] - scores["deletion_auc"])
     beaten = sum(each < scores["score"] for each in scores["random"])
     assert f"{beaten} of 20 random orders" in scores["verdict"]
-    with pytest.raises(AppError, match="no explanation called 'x'|x"):
+    with pytest.raises(AppError, match="no explanation called 'x'"):
         client.predict(handle_file(CT), method="x", api_name="/explain")
     with pytest.raises(AppError, match="'x' is no class of"):
         client.predict(handle_file(CT), label="x", api_name="/explain")
