@@ -91,4 +91,14 @@
     write("ps-covers", before ? `${before}; ${area}` : area);
     later(() => press("ps-cover-apply"));
   });
+
+  // Who waits is told by Gradio "queue: 3/5 |" (the third of five); people count those before them.
+  new MutationObserver(() => {
+    for (const said of document.querySelectorAll(".progress-text")) {
+      for (const node of said.childNodes) {
+        const found = /^queue: (\d+)\/\d+ \|/.exec(node.nodeType === Node.TEXT_NODE ? node.data.trim() : "");
+        if (found) node.data = found[1] === "1" ? "you are next | " : `${found[1] - 1} before you | `;
+      }
+    }
+  }).observe(document.body, { subtree: true, childList: true, characterData: true });
 }

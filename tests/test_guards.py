@@ -151,7 +151,7 @@ def test_after_five_wrong_passwords_an_address_waits_and_others_do_not(monkeypat
     async def behind(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    door = guard.Guard(behind, Settings(auth=("ann", "right")))
+    door = guard.Guard(behind, Settings(auth=("ann", "right")), SimpleNamespace())
 
     async def tries() -> None:
         right, wrong = basic("ann", "right"), basic("ann", "wrong")
@@ -171,7 +171,7 @@ def test_what_is_remembered_of_wrong_passwords_is_bounded(monkeypatch):
     import asyncio
 
     monkeypatch.setattr(guard, "ADDRESSES", 3)
-    door = guard.Guard(lambda *_: None, Settings(auth=("ann", "right")))
+    door = guard.Guard(lambda *_: None, Settings(auth=("ann", "right")), SimpleNamespace())
     for host in ("a", "b", "c", "d"):
         asyncio.run(ask(door, basic("ann", "wrong"), host))
     assert list(door._wrong) == ["b", "c", "d"]
@@ -207,7 +207,7 @@ def test_a_body_that_does_not_say_how_long_it_is_is_counted(served):
 
 def test_many_files_at_once_may_hold_what_a_zip_may(served, monkeypatch):
     limits = engine.sandbox().limits
-    most = guard.Guard(lambda *_: None, Settings(upload_mb=1))._most
+    most = guard.Guard(lambda *_: None, Settings(upload_mb=1), SimpleNamespace())._most
     assert most("/gradio_api/upload") == limits.unpacked_mb * MIB
     assert most("/gradio_api/call/predict") == MIB * 4 // 3 + MIB
 
@@ -334,7 +334,7 @@ def test_only_a_file_is_moved(tmp_path):
 def test_a_gradio_without_what_is_replaced_stops_the_start(monkeypatch):
     monkeypatch.delattr(guard.processing_utils, "async_ssrf_protected_get")
     with pytest.raises(engine.EngineError, match=r"Gradio 6\.\S+ has no async_ssrf_protected_get, .*constraints\.txt"):
-        guard.guarded(Settings(), "")
+        guard.guarded(Settings(), SimpleNamespace(), "")
     with pytest.raises(engine.EngineError, match="has no _client_instance, convert_strings_to_filedata, postprocess_output"):
         programs.connect(SimpleNamespace(mcp_server_obj=object()), "", {})
 
