@@ -69,16 +69,16 @@ def weights(name: str) -> Weights:
 
 
 def exported() -> list[str]:
-    """The `onnx:` backbones on this machine. Raises BackboneError where a card cannot be read."""
+    """The `onnx:` backbones on this machine."""
     from engine.backbones import _onnx
 
-    return list(dict.fromkeys(f"{_onnx.PREFIX}{each.card['id']}" for each in _onnx.exports()))
+    return list(dict.fromkeys(f"{_onnx.PREFIX}{each.card['id']}" for each in _onnx.exports()[0]))
 
 
 def _weights_of_exports(name: str) -> Weights:
     from engine.backbones import _onnx
 
-    found = [each for each in _onnx.exports() if f"{_onnx.PREFIX}{each.card['id']}" == name]
+    found = [each for each in _onnx.exports()[0] if f"{_onnx.PREFIX}{each.card['id']}" == name]
     if not found:
         raise BackboneError(f"{name!r} is not on this machine.", f"Make it with `python -m engine export {name}`.")
     place = f"exported on this machine ({', '.join(each.card['precision'] for each in found)})"

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import onnxruntime
 
-from engine import store
 from engine.errors import BackboneError
 from engine.preprocess import Preprocess
+from engine.store import digest_of
+from engine.store import folder as cache
 from engine.types import VisualPrompt
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Export:
 def home() -> Path:
     """Where exports are looked for, and made by default."""
     named = os.environ.get("PROMPTSCOPE_ONNX")
-    return Path(named) if named else store.folder() / "onnx"
+    return Path(named) if named else cache() / "onnx"
 
 
 def folder_name(id: str, precision: str, weights_hash: str) -> str:
@@ -107,12 +108,17 @@ def read_export(folder: Path) -> Export:
     return Export(folder, card)
 
 
-def exports() -> list[Export]:
-    """Every export on this machine, by id and precision. Raises BackboneError where a card cannot be read."""
-    place = home()
+def exports() -> tuple[list[Export], list[BackboneError]]:
+    """Every export on this machine, by id and precision; and what is wrong with those whose card cannot be read."""
+    place, found, wrong = home(), [], []
     folders = [place] if (place / CARD).is_file() else sorted(card.parent for card in place.glob(f"*/{CARD}"))
+    for folder in folders:
+        try:
+            found.append(read_export(folder))
+        except BackboneError as error:
+            wrong.append(error)
     order = list(PRECISIONS.values())
-    return sorted(map(read_export, folders), key=lambda e: (e.card["id"], order.index(e.card["precision"])))
+    return sorted(found, key=lambda e: (e.card["id"], order.index(e.card["precision"]))), wrong
 
 
 def find(id: str, dtype: str) -> Export:
@@ -120,13 +126,18 @@ def find(id: str, dtype: str) -> Export:
     if dtype not in PRECISIONS:
         raise BackboneError(f"There is no export in the precision {dtype!r}.", f"Choose one of: {', '.join(PRECISIONS)}.")
     precision = PRECISIONS[dtype]
-    of_it = [each for each in exports() if each.card["id"] == id]
+    found, wrong = exports()
+    of_it = [each for each in found if each.card["id"] == id]
     fitting = [each for each in of_it if each.card["precision"] == precision]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         names = ", ".join(each.folder.name for each in fitting)
-        raise BackboneError(f"There are {len(fitting)} exports of {id!r} in {precision}: {names}.", "Name one by PROMPTSCOPE_ONNX.")
+        raise BackboneError(
+            f"There are {len(fitting)} exports of {id!r} in {precision}: {names}.", "Name one by PROMPTSCOPE_ONNX."
+        )
+    if wrong:
+        raise wrong[0]
     others = f" (only in {', '.join(each.card['precision'] for each in of_it)})" if of_it else ""
     raise BackboneError(
         f"{id!r} is not exported in {precision} to {str(home())!r}{others}.",
@@ -172,7 +183,9 @@ def session(model: Path | bytes, device: str) -> onnxruntime.InferenceSession:
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         if device == "cuda":
             raise _no_cuda(str(error).splitlines()[0]) from error
-        raise BackboneError(f"ONNX Runtime cannot read the model: {str(error).splitlines()[0]}.", "Export it again.") from error
+        raise BackboneError(
+            f"ONNX Runtime cannot read the model: {str(error).splitlines()[0]}.", "Export it again."
+        ) from error
     made.disable_fallback()
     running = made.get_providers()[0]
     if running != wanted:
@@ -201,7 +214,8 @@ class OnnxTower:
 
     def __init__(self, export: Export, device: str):
         card, file = export.card, export.folder / MODEL
-        self.id, self.source = f"{PREFIX}{card['id']}", f"exported, {export.folder}"
+        self.of: str = card["id"]
+        self.id, self.source = f"{PREFIX}{self.of}", f"exported, {export.folder}"
         self.weights_hash: str = card["weights_hash"]
         self.dim: int = card["dim"]
         self.logit_scale: float = card["logit_scale"]
@@ -212,7 +226,7 @@ class OnnxTower:
             raise BackboneError(f"{CARD} in {str(export.folder)!r} is wrong at 'preprocess'.", "Export it again.") from error
         if not file.is_file():
             raise BackboneError(f"The folder {str(export.folder)!r} has no {MODEL}.", "Export it again.")
-        if store.digest_of(file) != card["sha256"]:
+        if digest_of(file) != card["sha256"]:
             raise BackboneError(f"{MODEL} in {str(export.folder)!r} is not the one that its card is of.", "Export it again.")
         self._session = session(file, device)
         self._takes = self._session.get_inputs()[0].name
@@ -227,7 +241,6 @@ class OnnxTower:
         running = self._session.get_providers()[0]
         self.device = next(name for name, provider in PROVIDERS.items() if provider == running)
         self.dtype = f"{export.words} in ONNX Runtime"
-        self.dim = card["dim"]
 
     def run(self, pixels: np.ndarray, output: str) -> np.ndarray:
         """pixels (B, 3, S, S) -> one output, float32; what only the others need is not computed. Raises BackboneError."""
@@ -246,10 +259,9 @@ class OnnxTower:
         return self._run(x, FEATURES)
 
     def encode_texts(self, texts: list[str]) -> NoReturn:
-        source = self.id.removeprefix(PREFIX)
         raise BackboneError(
             f"{self.id!r} is an image tower: it reads no text.",
-            f"Choose a stored prompt set of {source!r}, or load {source!r} itself.",
+            f"Choose a stored prompt set of {self.of!r}, or load {self.of!r} itself.",
         )
 
     def _run(self, x: Tensor, output: str) -> Tensor:
@@ -259,8 +271,7 @@ class OnnxTower:
 
     def _refuse(self, visual_prompt: VisualPrompt | None) -> None:
         if visual_prompt is not None:
-            source = self.id.removeprefix(PREFIX)
-            raise BackboneError(f"{self.id!r} takes no visual prompt.", f"Use the prompt set with {source!r}.")
+            raise BackboneError(f"{self.id!r} takes no visual prompt.", f"Use the prompt set with {self.of!r}.")
 
 
 class OnnxViT(OnnxTower):

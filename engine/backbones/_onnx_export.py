@@ -32,12 +32,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine import store
 from engine.backbones import _onnx
 from engine.backbones._image_towers import ResNet, ViT
 from engine.backbones._onnx import ATTENTION, CARD, FEATURES, INPUT, MODEL, PATCHES, Export
 from engine.backbones._openclip import OpenCLIP
 from engine.errors import BackboneError
+from engine.store import digest_of
 from engine.tasks import tasks
 
 LEAST = 0.9999  # cosine of the worst image's features, fp32 and fp16
@@ -111,7 +111,9 @@ def export(
         known = ", ".join(_onnx.PRECISIONS.values())
         raise BackboneError(f"There is no export in the precision {precision!r}.", f"Choose one of: {known}.")
     if not isinstance(backbone, OpenCLIP):
-        raise BackboneError(f"{backbone.id!r} is no model that can be exported.", "Choose the backbone that it was made from.")
+        raise BackboneError(
+            f"{backbone.id!r} is no model that can be exported.", "Choose the backbone that it was made from."
+        )
     if calibration is not None and precision != "int8":
         raise BackboneError(f"Images to calibrate with are for int8, not for {precision}.", "Leave them out.")
     folder = out or _onnx.home() / _onnx.folder_name(backbone.id, precision, backbone.weights_hash)
@@ -153,7 +155,7 @@ def _card(
         "precision": precision,
         "quantization": None,
         "opset": OPSET,
-        "sha256": store.digest_of(file),
+        "sha256": digest_of(file),
         "outputs": outputs,
         "dim": backbone.dim,
         "logit_scale": backbone.logit_scale,
@@ -192,7 +194,11 @@ def _quantise(file: Path, is_convolutional: bool, calibration: np.ndarray | None
     del model.graph.value_info[:]  # names that torch's exporter gave to shapes, which the quantiser would have to agree with
     _own_weights(model.graph)
     kinds = ["MatMul", "Gemm"]
-    how: dict[str, Any] = {"per_channel": True, "weight_type": q.QuantType.QInt8, "extra_options": {"MatMulConstBOnly": True}}
+    how: dict[str, Any] = {
+        "per_channel": True,
+        "weight_type": q.QuantType.QInt8,
+        "extra_options": {"MatMulConstBOnly": True},
+    }
     with _quiet():
         if calibration is None:
             q.quantize_dynamic(model, file, op_types_to_quantize=kinds, **how)

@@ -52,7 +52,9 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class WithoutTorch(Backbone, Protocol):
-    """Encodes images where there is no torch in the process."""
+    """An image tower alone, which encodes where there is no torch in the process. of : the backbone that it is the tower of."""
+
+    of: str
 
     def encode_arrays(self, pixels: np.ndarray, visual_prompt: VisualPrompt | None = None) -> np.ndarray:
         """As encode_images, of arrays."""
