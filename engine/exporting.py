@@ -14,7 +14,7 @@ from engine.samples import samples
 from engine.sandbox import read_image
 
 NOISE = 12  # images of noise beside the samples
-CALIBRATION_MOST = 64  # images; more change the scales little
+CALIBRATION_MOST = 32  # images; more change the scales little
 
 
 def compared_on(preprocess: Preprocess) -> tuple[np.ndarray, str]:
