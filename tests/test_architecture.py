@@ -235,7 +235,14 @@ def test_the_engine_does_not_know_the_app():
 @pytest.mark.parametrize("path", sorted((ROOT / "engine").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_a_part_of_the_engine_imports_only_what_lies_below_it(path):
     name = part(path)
-    if name in ("__init__", "_public", "__main__", "bench", "_tuning_bench"):  # the public names, and the two programs
+    if name in (
+        "__init__",
+        "_public",
+        "__main__",
+        "bench",
+        "_tuning_bench",
+        "_onnx_bench",
+    ):  # the public names, and the two programs
         return
     allowed = [f"engine.{each}" for each in ALLOWED[name]]
     for found in imports(path):
