@@ -117,8 +117,15 @@ class Host:
         if backbone != self.settings.backbone:
             if self._is_closed(backbone):
                 raise engine.BackboneError(text.FETCH_ABSENT.format(name=backbone), text.FETCH_NOT_HERE)
-            engine.BACKBONES[backbone]
+            if backbone not in engine.exported():
+                engine.BACKBONES[backbone]
         models.backbone(backbone, self.device, self.settings.precision)
+
+    @property
+    def computes(self) -> str:
+        """What the page's own backbone runs on, as it says itself. Raises BackboneError."""
+        own = self.backbone(self.settings.backbone)
+        return f"{own.device} ({own.dtype})"
 
     def is_absent(self, backbone: str) -> bool:
         """It would have to be fetched first, which takes a machine that reaches the hub."""
@@ -135,7 +142,9 @@ class Host:
     def backbones(self) -> list[tuple[str, str]]:
         """(title, id), the page's own first; the title says where weights are missing, and a public page leaves those out."""
         own = self.settings.backbone
-        named = [n for n in dict.fromkeys([own, *engine.BACKBONES]) if n == own or not self._is_closed(n)]
+        named = [
+            n for n in dict.fromkeys([own, *engine.BACKBONES, *engine.exported()]) if n == own or not self._is_closed(n)
+        ]
         return [(f"{n} (not on this machine)" if self.is_absent(n) else n, n) for n in named]
 
     def maps(self, backbone: str) -> list[tuple[str, str]]:

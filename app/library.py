@@ -217,7 +217,8 @@ class Library:
     def backbone_rows(self) -> str:
         device, precision = self.host.device, self.settings.precision
         found = [
-            (engine.weights(name), models.ready(name, device, precision), models.fetched(name)) for name in engine.BACKBONES
+            (engine.weights(name), models.ready(name, device, precision), models.fetched(name))
+            for name in (*engine.BACKBONES, *engine.exported())
         ]
         return shelf.backbones(found, not self.settings.is_public)
 
@@ -424,7 +425,7 @@ class Library:
         Returns: id, present, place (in words), size (bytes on disk), dim, licence, fetched_from, device (null until loaded).
         """
         found = []
-        for name in engine.BACKBONES:
+        for name in (*engine.BACKBONES, *engine.exported()):
             about, loaded = engine.weights(name), models.ready(name, self.host.device, self.settings.precision)
             row = {k: v for k, v in asdict(about).items() if k != "folder"}
             row |= {"present": about.folder is not None, "fetched_from": list(about.fetched_from)}

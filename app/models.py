@@ -228,7 +228,7 @@ def prompts(asked: Any) -> engine.PromptSet:
             for folder in [*folders, engine.LIBRARY]:
                 if folder == engine.LIBRARY and asked.task and (made := _from_words(asked, asked.task)):
                     return made
-                for each in (f"{name}-{model}", name):
+                for each in (f"{name}-{model}", f"{name}-{model.removeprefix('onnx:')}", name):
                     if (folder / each / "card.json").is_file():
                         return stored(folder / each)
         made = _from_words(asked, None)

@@ -9,99 +9,18 @@
 Research use only; not a medical device.
 """
 
-from engine.backbones import BACKBONES, Weights, load_backbone, weights
-from engine.backbones._fetch import Fetch
-from engine.backbones.base import Backbone
-from engine.batch import Look, Seen, predict_all
-from engine.burned_in import cover, find_text
-from engine.compare import (
-    Answer,
-    Candidate,
-    Column,
-    Comparison,
-    agreement,
-    candidate,
-    compare_cases,
-    compare_image,
-    right_where,
-    to_read,
-)
-from engine.compare import as_rows as comparison_rows
-from engine.compare import care as comparison_care
-from engine.compare import in_words as comparison_words
-from engine.data import SAMPLERS, base_and_novel, check_examples, hold_out, of_classes, read_examples, straddling
-from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError, Stopped
-from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, in_points, paired_difference
-from engine.explain import EXPLANATIONS, explain, explanations_for
-from engine.faithful import (
-    Chance,
-    Curves,
-    Faithfulness,
-    Scored,
-    Source,
-    against_chance,
-    deletion_insertion,
-    randomised,
-    rank_correlation,
-    score_maps,
-    seen_cells,
-    shift_stability,
-    weights_matter,
-)
-from engine.features import check_files, features_of, views_of
-from engine.importing import checkpoint_methods, import_bank, import_checkpoint
-from engine.limits import Limits, LimitsError, read_limits
-from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
-from engine.methods.base import set_name
-from engine.pooling import POOLS, Curve, pool, pooled_by
-from engine.predict import bound, embed, predict, read_off
-from engine.preprocess import Preprocess, place, prepare, smaller
-from engine.prompts import LIBRARY, PromptSet, library
-from engine.readers import READERS, middle
-from engine.render import is_flat, layer, overlay, picture
-from engine.report import plots as comparison_plots
-from engine.report import report as comparison_report
-from engine.report import table as comparison_table
-from engine.reproduce import PROTOCOLS, Asked, markdown, reproduce, summary
-from engine.results import NOTICE, as_csv, csv_cell, error_row, pooling_row, result_row, warnings_of
-from engine.samples import Sample, samples
-from engine.sandbox import Opened, Sandbox, frames_of, open_all, read, read_image, sandbox
-from engine.scratch import PrivateFolder
-from engine.store import Store, erase
-from engine.study import BUDGETS, Plan, check_plan, study
-from engine.tasks import ClassDescriptions, DescriptionBank, Label, Task, descriptions, task, tasks
-from engine.training import Watch
-from engine.tune import EXACT, task_of, tune
-from engine.types import About, Box, Example, Heatmap, Image, Input, Interval, Prediction, Series, VisualPrompt, Window
-from engine.volumes import curves, pooled, scorer
-from engine.windows import PRESETS, by_hand, inverted
-from engine.windows import named as named_window
-from engine.windows import offered as offered_windows
-from engine.wording import check_sentences
-from engine.workspace import (
-    Added,
-    Case,
-    Intake,
-    Job,
-    Queue,
-    Work,
-    Workspace,
-    back_up,
-    carry_out,
-    check,
-    count_older,
-    erase_cases,
-    erase_older,
-    erase_patient,
-    keep_cases_days,
-    learned_from,
-    look_after,
-    restore,
-    take_in,
-    workspace_folder,
-)
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine._public import *  # noqa: F403 - they are listed below
 
 __version__ = "0.1.0"
+
 
 __all__ = [
     "BACKBONES",
@@ -213,6 +132,8 @@ __all__ = [
     "evaluate",
     "explain",
     "explanations_for",
+    "export_onnx",
+    "exported",
     "features_of",
     "find_text",
     "frames_of",
@@ -284,3 +205,22 @@ __all__ = [
     "weights_matter",
     "workspace_folder",
 ]
+
+
+class _Engine(ModuleType):
+    """Imports engine._public when the first of its names is asked for: who imports one file below (engine.light) gets what that
+    file needs, and no torch. A public name goes before a file of the same name: `engine.predict` is the function."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'engine' has no attribute {name!r}")
+        found = getattr(importlib.import_module("engine._public"), name)
+        self.__dict__[name] = found
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in __all__):  # Python would set each imported file
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Engine

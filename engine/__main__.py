@@ -31,6 +31,7 @@ from engine.types import Image
 
 def run_list(args: argparse.Namespace) -> int:
     backbones = [{"id": n, "present": b.present() is not None} for n, b in engine.BACKBONES.items()]
+    backbones += [{"id": n, "present": True} for n in engine.exported()]
     found: dict[str, Any] = {
         "schema": 1,
         "backbones": backbones,
@@ -51,7 +52,7 @@ def run_list(args: argparse.Namespace) -> int:
         return 0
     print("backbones")
     for each in backbones:
-        print(f"  {each['id']:14} {'present' if each['present'] else 'not on this machine'}")
+        print(f"  {each['id']:18} {'present' if each['present'] else 'not on this machine'}")
     for kind in ("methods", "explanations", "formats"):
         print(kind)
         print("  " + ", ".join(found[kind]))
@@ -488,11 +489,32 @@ def _import_bank(args: argparse.Namespace) -> int:
 
 
 def run_export(args: argparse.Namespace) -> int:
+    if args.prompts.startswith("onnx:"):
+        return _export_tower(args)
+    if args.precision or args.calibrate:
+        raise engine.PromptSetError("--precision and --calibrate are of image towers.", "Write onnx:ID to export one.")
     prompts = engine.PromptSet.load(args.prompts)
     target = args.out or Path(f"{prompts.name}.safetensors")
     if target.exists() and not args.force:
         raise engine.PromptSetError(f"There is a file {str(target)!r} already.", "Add --force to replace it.")
     return _written(prompts.export(target), args)
+
+
+def _export_tower(args: argparse.Namespace) -> int:
+    if args.out and args.out.exists() and any(args.out.iterdir()) and not args.force:
+        raise engine.BackboneError(f"The folder {str(args.out)!r} is not empty.", "Add --force to replace an export in it.")
+    card = engine.export_onnx(args.prompts.removeprefix("onnx:"), args.precision or "fp32", args.out, args.calibrate)
+    if args.json:
+        print(json.dumps({"schema": 1, "results": [card]}, indent=1))
+        return 0
+    parity, how = card["parity"], f" {card['quantization']}" if card["quantization"] else ""
+    print(f"{card['folder']}: {card['precision']}{how}, compared with torch on {parity['on']}")
+    for name, cosine in parity["cosine"].items():
+        print(f"  {name:10} least cosine {cosine:.6f}")
+    if "attention" in card["outputs"]:
+        print(f"  attention  largest difference {parity['attention_apart']:.1e}")
+    print(f"  top-1      {parity['top1_agreement']:.1%} the same modality")
+    return 0
 
 
 # --- erase ----------------------------------------------------------------------------------------------------------
@@ -559,9 +581,9 @@ def parser() -> argparse.ArgumentParser:
         return found
 
     def machine(found: argparse.ArgumentParser) -> None:
-        found.add_argument("--backbone", default="scope-mini", help="id or local-dir:FOLDER (default: scope-mini)")
+        found.add_argument("--backbone", default="scope-mini", help="id, local-dir:FOLDER or onnx:ID (default: scope-mini)")
         found.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-        found.add_argument("--precision", default="float32", help="float32, bfloat16 or float16")
+        found.add_argument("--precision", default="float32", help="float32, bfloat16 or float16; onnx: int8, too")
 
     p = verb("list", run_list, "What there is: backbones, methods, prompt sets, explanations.")
     p.add_argument("--json", action="store_true")
@@ -658,9 +680,11 @@ def parser() -> argparse.ArgumentParser:
     machine(p)
     p.add_argument("--json", action="store_true")
 
-    p = verb("export", run_export, "One file of a prompt set, to send; `import` takes it.")
+    p = verb("export", run_export, "One file of a prompt set, to send; or onnx:ID, an image tower for ONNX Runtime.")
     p.add_argument("prompts", metavar="SET")
-    p.add_argument("--out", type=Path, default=None, metavar="FILE")
+    p.add_argument("--precision", choices=["fp32", "fp16", "int8"], default=None, help="of an image tower (default: fp32)")
+    p.add_argument("--calibrate", type=Path, default=None, metavar="FOLDER", help="images for int8's scales")
+    p.add_argument("--out", type=Path, default=None, metavar="FILE", help="of an image tower: its folder")
     p.add_argument("--force", action="store_true", help="replace what is there")
     p.add_argument("--json", action="store_true")
 

@@ -1,7 +1,7 @@
 """Performance as ratios, each measured in one run on one machine: `python -m engine bench --json [--only KEY...]`.
 
 Ratios are medians of interleaved rounds, so that a drift of the machine's speed touches both sides. Full-size means
-BiomedCLIP's architecture with random weights. Keys that need ONNX or another precision by default come with them.
+BiomedCLIP's architecture with random weights. Keys that need another precision by default come with it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 import engine
-from engine import _tuning_bench
+from engine import _onnx_bench, _tuning_bench
 from engine.backbones import _random
 from engine.backbones.biomedclip import TEXT_CONFIG
 from engine.backbones.scope_mini import FOLDER as MINI
@@ -149,6 +149,14 @@ def compare8_over_1() -> dict[str, Any]:
     return {"value": eight / one, "goal": "<= 1.05", "eight_ms": 1e3 * eight, "one_ms": 1e3 * one}
 
 
+def int8_speedup() -> dict[str, Any]:
+    return _onnx_bench.speedup(full_size, medians)
+
+
+def int8_top1_agreement() -> dict[str, Any]:
+    return _onnx_bench.top1_agreement()
+
+
 def mini_tower_ms() -> dict[str, Any]:
     backbone = engine.load_backbone("scope-mini")
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -200,6 +208,8 @@ KEYS: dict[str, Callable[[], dict[str, Any]]] = {
         legrad_over_forward,
         legrad8_over_forward,
         compare8_over_1,
+        int8_speedup,
+        int8_top1_agreement,
         mini_tower_ms,
         ready_seconds,
     )

@@ -1,4 +1,7 @@
-"""One image to probabilities: prepare, encode, score. The only place where these three meet."""
+"""One image to probabilities: prepare, encode, score. The only place where these three meet.
+
+torch is imported where a backbone computes with it: with an `onnx:` backbone none is in the process.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 
-from engine.backbones.base import Backbone, PromptTunable
-from engine.context import Prompts
+from engine.backbones.base import Backbone, PromptTunable, WithoutTorch
 from engine.errors import PromptSetError
 from engine.heads import ConditionalHead
 from engine.preprocess import prepare
@@ -23,9 +24,13 @@ Encode = Callable[
 
 def embed(inputs: list[Input], backbone: Backbone, visual_prompt: VisualPrompt | None = None) -> np.ndarray:
     """(B, D) float32, unit length."""
-    x = torch.from_numpy(np.stack([each.pixels for each in inputs]))
+    pixels = np.stack([each.pixels for each in inputs])
+    if isinstance(backbone, WithoutTorch):
+        return backbone.encode_arrays(pixels, visual_prompt)
+    import torch
+
     with torch.no_grad():
-        return backbone.encode_images(x, visual_prompt).cpu().numpy()
+        return backbone.encode_images(torch.from_numpy(pixels), visual_prompt).cpu().numpy()
 
 
 def bound(prompts: PromptSet, backbone: Backbone) -> PromptSet:
@@ -42,6 +47,10 @@ def bound(prompts: PromptSet, backbone: Backbone) -> PromptSet:
     template = prompts.card.get("template") or ""
     if template.count("{}") != 1:
         raise PromptSetError(f"The card of the prompt set {prompts.name!r} has no template with {{}} for the class.")
+    import torch
+
+    from engine.context import Prompts
+
     texts = Prompts(backbone, template, prompts.labels, len(head.context))
 
     def encode(contexts: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""Backbones by name. A name is an entry of BACKBONES, `local-dir:FOLDER` (open_clip's local-dir layout), or open_clip's
-own: `open_clip:MODEL/TAG` or `open_clip:hf-hub:OWNER/NAME`."""
+"""Backbones by name. A name is an entry of BACKBONES, `local-dir:FOLDER` (open_clip's local-dir layout), open_clip's
+own (`open_clip:MODEL/TAG` or `open_clip:hf-hub:OWNER/NAME`), or `onnx:NAME`, any of these with its image tower exported."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ class Weights:
 
 def weights(name: str) -> Weights:
     """Asks this machine only, never the network. Raises BackboneError."""
+    if name.startswith("onnx:"):
+        return _weights_of_exports(name)
     from engine.backbones import _hub
 
     folder, about = BACKBONES[name].present(), BACKBONES[name].published()
@@ -66,11 +68,33 @@ def weights(name: str) -> Weights:
     )
 
 
+def exported() -> list[str]:
+    """The `onnx:` backbones on this machine."""
+    from engine.backbones import _onnx
+
+    return list(dict.fromkeys(f"{_onnx.PREFIX}{each.card['id']}" for each in _onnx.exports()[0]))
+
+
+def _weights_of_exports(name: str) -> Weights:
+    from engine.backbones import _onnx
+
+    found = [each for each in _onnx.exports()[0] if f"{_onnx.PREFIX}{each.card['id']}" == name]
+    if not found:
+        raise BackboneError(f"{name!r} is not on this machine.", f"Make it with `python -m engine export {name}`.")
+    place = f"exported on this machine ({', '.join(each.card['precision'] for each in found)})"
+    size, card = sum(each.size for each in found), found[0].card
+    return Weights(name, found[0].folder, place, size, card["dim"], card["licence"], ())
+
+
 def load_backbone(name: str, device: str = "cpu", dtype: str = "float32") -> Backbone:
     """The backbone, frozen, on `device` ("cpu", "cuda") in `dtype` ("float32", "bfloat16", "float16").
 
-    Both are taken as asked: nothing falls back silently. Raises BackboneError.
+    Both are taken as asked: nothing falls back silently. An `onnx:` backbone also has "int8". Raises BackboneError.
     """
+    if name.startswith("onnx:"):
+        from engine.backbones import _onnx
+
+        return _onnx.load(name.removeprefix("onnx:"), device, dtype)
     if name.startswith("local-dir:"):
         from engine.backbones import _openclip
 

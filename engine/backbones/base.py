@@ -7,12 +7,15 @@ T tokens of the image tower (prefix tokens first, then h * w patches).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from torch import Tensor
+import numpy as np
 
 from engine.preprocess import Preprocess
 from engine.types import VisualPrompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -44,6 +47,17 @@ class Backbone(Protocol):
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """N sentences -> (N, D) float32, unit length. Raises BackboneError where one is too long."""
+        ...
+
+
+@runtime_checkable
+class WithoutTorch(Backbone, Protocol):
+    """An image tower alone, which encodes where there is no torch in the process. of : the backbone that it is the tower of."""
+
+    of: str
+
+    def encode_arrays(self, pixels: np.ndarray, visual_prompt: VisualPrompt | None = None) -> np.ndarray:
+        """As encode_images, of arrays."""
         ...
 
 

@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
-from engine.backbones.base import Backbone
+from engine.backbones.base import Backbone, WithoutTorch
 from engine.errors import DataError
-from engine.prompts import PromptSet
+from engine.prompts import PromptSet, library
 from engine.registry import Registry
 from engine.tasks import ASSETS, Task, tasks
 
@@ -54,7 +54,11 @@ def from_words(name: str, backbone: Backbone, of: Iterable[Task] | None = None) 
 
 
 def prompt_set(name: str, backbone: Backbone) -> PromptSet:
-    """A prompt set by name or folder, or one `from_words`. Raises PromptSetError."""
+    """A prompt set by name or folder, or one `from_words`; for an image tower alone the library's, which was made so by its
+    source. Raises PromptSetError."""
+    if isinstance(backbone, WithoutTorch):
+        stored = [f"{name}{method}-{backbone.of}" for method in ("", "-description-ensemble")]
+        return PromptSet.load(next((each for each in stored if each in library()), name))
     return from_words(name, backbone) or PromptSet.load(name)
 
 
