@@ -54,6 +54,7 @@ from engine.sandbox import Opened, Sandbox, frames_of, open_all, read, read_imag
 from engine.scratch import PrivateFolder
 from engine.store import Store, erase
 from engine.study import BUDGETS, Plan, check_plan, study
+from engine.table import Filled, Table, predict_archive
 from engine.tasks import ClassDescriptions, DescriptionBank, Label, Task, descriptions, task, tasks
 from engine.training import Watch
 from engine.tune import EXACT, task_of, tune
@@ -122,6 +123,7 @@ __all__ = [
     "Example",
     "ExplainError",
     "Fetch",
+    "Filled",
     "Heatmap",
     "Image",
     "ImageError",
@@ -147,6 +149,7 @@ __all__ = [
     "Series",
     "Stopped",
     "Store",
+    "Table",
     "Task",
     "VisualPrompt",
     "Watch",
@@ -226,6 +229,7 @@ __all__ = [
     "pooling_row",
     "predict",
     "predict_all",
+    "predict_archive",
     "prepare",
     "prompt_set",
     "read",
