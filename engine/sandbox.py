@@ -272,9 +272,9 @@ class Sandbox:
                 return said, pixels
 
     def resize(self, workers: int) -> None:
-        """For a process that is one of several side by side; before its first request."""
-        self.workers = workers
-        self.forsake()
+        """For a process that is one of several side by side; while nobody asks."""
+        self.close()
+        self.workers, self._free = workers, threading.Semaphore(workers)
 
     def close(self) -> None:
         """Ends the workers. The next request starts new ones."""
