@@ -19,7 +19,7 @@ run: setup ## start the page (settings: PROMPTSCOPE_* variables)
 	@$(PY) -m app
 
 test: setup ## run the tests, those in a browser included
-	@browser=$$($(SETUP) browser) && postgres=$$($(SETUP) postgres) && \
+	@$(SETUP) scale && browser=$$($(SETUP) browser) && postgres=$$($(SETUP) postgres) && \
 	echo "PromptScope: running the tests; browser: $$browser; PostgreSQL: $${postgres:-none}" && \
 	OMP_NUM_THREADS=1 PROMPTSCOPE_CHROMIUM="$$browser" PROMPTSCOPE_POSTGRES="$$postgres" $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -36,8 +36,8 @@ lint: setup ## ruff and mypy only
 setup: ## make .venv and install the requirements, where they are missing or changed
 	@$(SETUP) requirements
 
-setup-test: setup ## setup, and for the tests a Chromium and PostgreSQL where none is installed
-	@browser=$$($(SETUP) browser) && postgres=$$($(SETUP) postgres) && \
+setup-test: setup ## setup, and for the tests Ray, a Chromium and PostgreSQL where none is installed
+	@$(SETUP) scale && browser=$$($(SETUP) browser) && postgres=$$($(SETUP) postgres) && \
 	echo "PromptScope: ready to test; browser: $$browser; PostgreSQL: $${postgres:-none}"
 
 mini: setup ## train the embedded backbone scope-mini (resumes by itself)

@@ -24,6 +24,7 @@ import engine
 from engine import bench
 from engine.backbones.base import Backbone
 from engine.prompts import LIBRARY
+from engine.table import CHUNK
 from engine.types import Image
 
 # --- list -----------------------------------------------------------------------------------------------------------
@@ -110,6 +111,10 @@ def run_predict(args: argparse.Namespace) -> int:
         pool="" if args.frame is not None else args.pool or "mean",
         cover_text=args.cover_text,
     )
+    if args.out.suffix == ".parquet":
+        return _predict_archive(args, sets, look)
+    if args.list or args.workers or args.ray or not args.files:
+        raise engine.DataError("Lists, workers and Ray are for tables.", "Name one, as in --out answers.parquet, and files.")
     opened = engine.open_all(args.files, _files_read)
     found = engine.predict_all(opened, backbone, sets, look, seen=_draws(backbone, args), progress=_images_done)
     rows = [row for row in found if row["status"] != "skipped"]  # hidden files and the like, which nobody named
@@ -123,6 +128,24 @@ def run_predict(args: argparse.Namespace) -> int:
     for row in failed:
         print(f"error: {row['error']}", file=sys.stderr)
     return 0 if not failed else 2 if len(failed) == len(rows) else 1
+
+
+def _predict_archive(args: argparse.Namespace, sets: list[engine.PromptSet], look: engine.Look) -> int:
+    """All files to a table in Parquet; exit codes as of few files."""
+    table = engine.Table(args.out.absolute(), args.backbone, tuple(sets), args.device, args.precision, look)
+    done = engine.predict_archive(args.files, table, args.list, args.chunk, args.workers, args.ray, _chunks_done)
+    ok, failed = done.statuses.get("ok", 0), done.statuses.get("error", 0)
+    if args.json:
+        print(json.dumps({"schema": 1, "notice": engine.NOTICE} | vars(done) | {"folder": str(done.folder)}, indent=1))
+    else:
+        print(f"{str(args.out)!r}: " + ", ".join(f"{count} {status}" for status, count in sorted(done.statuses.items())))
+        print(engine.NOTICE)
+    return 0 if not failed else 1 if ok else 2
+
+
+def _chunks_done(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r  {done}/{total} chunks", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
 def _show(row: dict[str, Any]) -> None:
@@ -589,7 +612,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true")
 
     p = verb("predict", run_predict, "Probabilities and a map for each file.")
-    p.add_argument("files", nargs="+", metavar="FILE", help="files, folders, zip archives")
+    p.add_argument("files", nargs="*", metavar="FILE", help="files, folders, zip archives")
+    p.add_argument("--list", nargs="+", default=[], metavar="FILE", help="of files, folders and zips, a path a line")
     machine(p)
     p.add_argument("--prompts", nargs="+", default=["modality"], metavar="SET", help="names, folders or task ids")
     p.add_argument("--explain", default="legrad", help="map method, or none (default: legrad)")
@@ -597,7 +621,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pool", choices=list(engine.POOLS), default=None, help="of all frames (default: mean)")
     p.add_argument("--window", default=None, help="CENTRE,WIDTH as in 40,400; a preset as in lung; or automatic")
     p.add_argument("--cover-text", action="store_true", help="blacken what looks like burned-in text first")
-    p.add_argument("--out", type=Path, default=Path("promptscope-out"), help="folder of the maps")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("promptscope-out"),
+        help="folder of the maps; or NAME.parquet, a table of a whole archive, without maps",
+    )
+    p.add_argument("--workers", type=int, default=0, help="processes that fill a table (default: one for two cores)")
+    p.add_argument("--chunk", type=int, default=CHUNK, help=f"files of a part of a table (default: {CHUNK})")
+    p.add_argument(
+        "--ray", default="", metavar="ADDRESS", help="cluster that fills a table (requirements-scale.txt), or local"
+    )
     p.add_argument("--json", action="store_true")
 
     p = verb("evaluate", run_evaluate, "Metrics with intervals on labelled images.")
@@ -725,7 +759,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except KeyboardInterrupt:
-        goes_on = getattr(args, "checkpoint", None) or args.verb == "reproduce"
+        is_table = args.verb == "predict" and args.out.suffix == ".parquet"
+        goes_on = getattr(args, "checkpoint", None) or args.verb == "reproduce" or is_table
         print("\nStopped." + (" The same command goes on where it was." if goes_on else ""), file=sys.stderr)
         return 130
     except engine.EngineError as error:

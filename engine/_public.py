@@ -61,6 +61,7 @@ from engine.sandbox import Opened, Sandbox, frames_of, open_all, read, read_imag
 from engine.scratch import PrivateFolder
 from engine.store import Store, erase
 from engine.study import BUDGETS, Plan, check_plan, study
+from engine.table import Filled, Table, predict_archive
 from engine.tasks import ClassDescriptions, DescriptionBank, Label, Task, descriptions, task, tasks
 from engine.training import Watch
 from engine.tune import EXACT, task_of, tune

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from engine.backbones.base import Backbone
 from engine.burned_in import cover, find_text
 from engine.errors import EngineError, ImageError, Stopped
@@ -60,27 +62,33 @@ def predict_all(
     score: Score | None = None,
     seen: Seen | None = None,
     progress: Callable[[int, int], None] | None = None,
+    batch: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """A row for each series and prompt set, then one for each file that was refused or passed over ("skipped").
 
     score : in place of engine.scorer(backbone, sets); it may raise Stopped, which ends the whole; progress : frames of a volume
-    so far, and in all
+    so far, and in all; batch : single frames of one forward pass, which wait for each other
     """
     look, score = look or Look(), score or scorer(backbone, sets)
     # single frames are decoded while the ones before them are classified
     first = sandbox().map(partial(_decoded, look=look), opened.series)
+    waiting: list[_Prepared] = []
     for series, image in zip(opened.series, first, strict=True):
         try:
             if isinstance(image, ImageError):
                 raise image
             if image is not None:
-                yield from _one(series, image, backbone, sets, look, score, seen)
+                waiting.append((series, image, prepare(image, backbone.preprocess)))
             else:
                 yield from _all(series, backbone, sets, look, score, seen, progress)
         except Stopped:
             raise
         except EngineError as error:
             yield error_row(list(series.files), backbone.id, error)
+        if len(waiting) == batch:
+            yield from _singles(waiting, backbone, sets, look, score, seen)
+            waiting = []
+    yield from _singles(waiting, backbone, sets, look, score, seen)
     yield from (error_row([name], backbone.id, error) for name, error in opened.refused)
     yield from (error_row(list(names), backbone.id, error) | {"status": "skipped"} for names, error in opened.aside)
 
@@ -90,12 +98,42 @@ def _decoded(series: Series, look: Look) -> Image | None:
     return None if index is None else look.image(series, index)
 
 
+_Prepared = tuple[Series, Image, Input]
+
+
+def _singles(
+    waiting: list[_Prepared], backbone: Backbone, sets: Sequence[PromptSet], look: Look, score: Score, seen: Seen | None
+) -> Iterator[dict[str, Any]]:
+    """One frame of each series, in one forward pass, and a row for each prompt set."""
+    try:
+        found = score([prepared for *_, prepared in waiting]) if waiting else []
+    except Stopped:
+        raise
+    except EngineError as error:
+        yield from (error_row(list(series.files), backbone.id, error) for series, *_ in waiting)
+        return
+    for i, one in enumerate(waiting):
+        try:
+            yield from _one(*one, [p[i] for p in found], backbone, sets, look, seen)
+        except Stopped:
+            raise
+        except EngineError as error:
+            yield error_row(list(one[0].files), backbone.id, error)
+
+
 def _one(
-    series: Series, image: Image, backbone: Backbone, sets: Sequence[PromptSet], look: Look, score: Score, seen: Seen | None
+    series: Series,
+    image: Image,
+    prepared: Input,
+    probabilities: list[np.ndarray],
+    backbone: Backbone,
+    sets: Sequence[PromptSet],
+    look: Look,
+    seen: Seen | None,
 ) -> list[dict[str, Any]]:
-    """One frame, and a row for each prompt set."""
-    prepared, found_text, rows = prepare(image, backbone.preprocess), find_text(image), []
-    for prompts, (p,) in zip(sets, score([prepared]), strict=True):
+    """A row for each prompt set. probabilities : (C,) of each."""
+    found_text, rows = find_text(image), []
+    for prompts, p in zip(sets, probabilities, strict=True):
         prediction = prediction_of(p, backbone, prompts, prompts.temperature is not None)
         drawn = seen(image, prepared, prediction, prompts, 1) if seen else None
         rows.append(result_row(series, image, prediction, prompts, drawn, found_text, look.at(series)))

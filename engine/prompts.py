@@ -6,6 +6,7 @@ assets/schemas/card.json; fields that it does not know are kept.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,16 @@ class PromptSet:
     def size(self) -> int:
         """Bytes of the exported file."""
         return len(self._exported())
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the card and of all numbers, 64 hexadecimal digits."""
+        prompt = self.visual_prompt
+        how = [self.card, [prompt.insert, prompt.literal] if prompt else None]
+        made = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
+        for name, value in sorted(safetensors.numpy.load(self._packed({})).items()):
+            made.update(f"{name} {value.shape}".encode() + value.tobytes())
+        return made.hexdigest()
 
     def _exported(self) -> bytes:
         return self._packed({"labels": json.dumps(self.labels), "card": json.dumps(self.card, sort_keys=True)})

@@ -268,13 +268,18 @@ class Sandbox:
                     with self._lock:
                         self._idle.append(worker)
                 if "error" in said:
-                    raise ImageError(*(said[k].replace(path.name, name) for k in ("error", "hint")))
+                    raise ImageError(*(said[k].replace(repr(path.name), repr(name)) for k in ("error", "hint")))
                 return said, pixels
 
     def warm(self) -> None:
         """Starts the workers, so that the first file need not wait for one. Raises ImageError."""
         with self._lock:
             self._idle += [_Worker(self.limits) for _ in range(self.workers - len(self._idle))]
+
+    def resize(self, workers: int) -> None:
+        """For a process that is one of several side by side; while nobody asks."""
+        self.close()
+        self.workers, self._free = workers, threading.Semaphore(workers)
 
     def close(self) -> None:
         """Ends the workers. The next request starts new ones."""
@@ -321,17 +326,24 @@ class Sandbox:
             return [_remote(self, path, i, name, keeps, each) for i, each in enumerate(said["series"])]
 
     def open_all(
-        self, paths: Iterable[str | Path], progress: Callable[[int, int], None] | None = None, names: Sequence[str] = ()
+        self,
+        paths: Iterable[str | Path],
+        progress: Callable[[int, int], None] | None = None,
+        names: Sequence[str] = (),
+        inside: bool = False,
     ) -> Opened:
         """Every image in the files, folders and zip archives, grouped to series (engine.readers._series).
 
-        names : of the files, in place of their own. A file that cannot be read is refused alone. What is unpacked is
-        deleted when the series are no longer referred to. Raises ImageError where there is no file at all.
+        names : of the files, in place of their own; inside : files of a zip are named with its folders. A file that cannot be
+        read is refused alone. What is unpacked is deleted when the series are no longer referred to. Raises ImageError where
+        there is no file at all.
         """
         files, hidden = files_below(paths)
         named = list(zip(files, names or [f.name for f in files], strict=True))
         unpacked = PrivateFolder() if any(is_archive(path) for path in files) else None
         found, refused, left_out = self._unpacked(named, unpacked)
+        if inside:
+            found = [(place, whole, whole) for place, _, whole in found]
         series: list[Series] = []
         opened = self.map(lambda item: self.open_file(item[0], item[1], unpacked), found)
         for done, (result, (_, name, _)) in enumerate(zip(opened, found, strict=True), start=1):

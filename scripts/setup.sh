@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh requirements    .venv with the packages of requirements.txt (PYTHON makes it; default python3)
 #   scripts/setup.sh browser         then, for the tests: a Chromium; its path is the only line on stdout
+#   scripts/setup.sh scale           for the tests: Ray (requirements-scale.txt)
 #   scripts/setup.sh postgres        for the tests: PostgreSQL's programs; their folder, or nothing, is the only line on stdout
 #
 # Left out: systems without apt-get. There a missing package is named in a sentence and set-up stops.
@@ -66,6 +67,21 @@ requirements() {
     say "the requirements are installed"
 }
 
+# --- Ray -------------------------------------------------------------------------------------------------------------
+
+scale() {
+    wanted=$(cat requirements-scale.txt constraints.txt | sha256sum)
+    [ "$(cat .venv/promptscope.scale 2>/dev/null)" != "$wanted" ] || return 0
+    say "installing requirements-scale.txt into .venv (80 MB the first time)"
+    set --
+    [ "$(minor_of .venv/bin/python)" -lt 11 ] || set -- -c constraints.txt
+    if .venv/bin/python -m pip install --disable-pip-version-check "$@" -r requirements-scale.txt >&2; then
+        echo "$wanted" >.venv/promptscope.scale
+    else
+        say "NO RAY could be installed: nothing is tested on a cluster. pip's last lines say why."
+    fi
+}
+
 # --- browser ---------------------------------------------------------------------------------------------------------
 
 starts() { timeout 60 "$1" --version >/dev/null 2>&1; } # Ubuntu's chromium-browser without its snap does not
@@ -112,6 +128,6 @@ postgres() {
 }
 
 case "${1:-}" in
-    requirements | browser | postgres) "$1" ;;
-    *) stop "usage: scripts/setup.sh requirements | browser | postgres" ;;
+    requirements | scale | browser | postgres) "$1" ;;
+    *) stop "usage: scripts/setup.sh requirements | scale | browser | postgres" ;;
 esac
