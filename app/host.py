@@ -84,6 +84,12 @@ class Host:
             engine.BACKBONES[backbone]
         models.backbone(backbone, self.device, self.settings.precision)
 
+    @property
+    def computes(self) -> str:
+        """Where, and in which precision, the page's own backbone really computes. Raises BackboneError."""
+        own = self.backbone(self.settings.backbone)
+        return f"{own.device} ({own.dtype})"
+
     def is_absent(self, backbone: str) -> bool:
         """It would have to be fetched first, which takes a machine that reaches the hub."""
         return backbone in engine.BACKBONES and engine.BACKBONES[backbone].present() is None

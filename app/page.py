@@ -64,11 +64,10 @@ class Page:
         return demo
 
     def _head(self) -> None:
-        device = f"{self.host.device} ({self.settings.precision})"
         gr.HTML(
             f'<header class="ps-head"><div><h1>{text.TITLE}</h1><p>{text.SUBTITLE}</p></div>'
             f'<div class="ps-badges"><span class="ps-chip ps-warnchip" role="note">{text.NOTICE}</span>'
-            f'<span class="ps-chip" id="ps-device">{text.COMPUTED.format(device=device)}</span></div></header>'
+            f'<span class="ps-chip" id="ps-device">{text.COMPUTED.format(device=self.host.computes)}</span></div></header>'
         )
 
     def about(self) -> dict[str, Any]:
@@ -79,7 +78,7 @@ class Page:
         return {
             "notice": text.NOTICE,
             "version": engine.__version__,
-            "device": f"{self.host.device} ({self.settings.precision})",
+            "device": self.host.computes,
             "backbones": list(engine.BACKBONES),
             "prompt_sets": engine.library(),
             "tasks": list(engine.tasks()),
