@@ -17,7 +17,7 @@ class SettingsError(EngineError):
 @dataclass(frozen=True)
 class Settings:
     """host, port : where the page listens; auth : (user, password) or None; upload_mb : largest file;
-    device : "auto", "cpu" or "cuda"; precision : of the backbones; backbone : chosen at first; audit : a file to which
+    device : "auto", "cpu" or "cuda"; precision : of the backbones, "auto" for the faster one here; backbone : chosen at first; audit : a file to which
     every answer adds a line, or None; is_public : each visitor has a workspace of his own, deleted when he leaves, after
     idle_minutes at the latest, so many visitors have room at once (max_visits), each for so much (visit_mb); workspace : the
     folder of everybody's otherwise; database_url : of its tables, "" for SQLite in the folder; mcp : programs may use the page through the Model Context Protocol; max_waiting : requests beyond those that are
@@ -28,7 +28,7 @@ class Settings:
     auth: tuple[str, str] | None = None
     upload_mb: int = 200
     device: str = "auto"
-    precision: str = "float32"
+    precision: str = "auto"
     backbone: str = "scope-mini"
     audit: Path | None = None
     is_public: bool = False
@@ -78,7 +78,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         auth=(user, password) if auth else None,
         upload_mb=_number(variables, "PROMPTSCOPE_UPLOAD_MB", 200, 1, 10_000),
         device=device,
-        precision=variables.get("PROMPTSCOPE_PRECISION", "float32"),
+        precision=variables.get("PROMPTSCOPE_PRECISION", "auto"),
         backbone=variables.get("PROMPTSCOPE_BACKBONE", "scope-mini"),
         audit=Path(variables["PROMPTSCOPE_AUDIT"]) if variables.get("PROMPTSCOPE_AUDIT") else None,
         is_public=is_public,

@@ -603,10 +603,11 @@ def parser() -> argparse.ArgumentParser:
         found.set_defaults(run=run)
         return found
 
-    def machine(found: argparse.ArgumentParser) -> None:
+    def machine(found: argparse.ArgumentParser, precision: str = "float32") -> None:
         found.add_argument("--backbone", default="scope-mini", help="id, local-dir:FOLDER or onnx:ID (default: scope-mini)")
         found.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-        found.add_argument("--precision", default="float32", help="float32, bfloat16 or float16; onnx: int8, too")
+        words = f"float32, bfloat16, float16, or auto: the faster one here (default: {precision}); onnx: int8, too"
+        found.add_argument("--precision", default=precision, help=words)
 
     p = verb("list", run_list, "What there is: backbones, methods, prompt sets, explanations.")
     p.add_argument("--json", action="store_true")
@@ -614,7 +615,7 @@ def parser() -> argparse.ArgumentParser:
     p = verb("predict", run_predict, "Probabilities and a map for each file.")
     p.add_argument("files", nargs="*", metavar="FILE", help="files, folders, zip archives")
     p.add_argument("--list", nargs="+", default=[], metavar="FILE", help="of files, folders and zips, a path a line")
-    machine(p)
+    machine(p, "auto")
     p.add_argument("--prompts", nargs="+", default=["modality"], metavar="SET", help="names, folders or task ids")
     p.add_argument("--explain", default="legrad", help="map method, or none (default: legrad)")
     p.add_argument("--frame", type=int, default=None, help="one frame, from 1 (default: all frames, pooled)")
@@ -638,7 +639,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", required=True, help="class folders, a folder with split.csv, or a CSV")
     p.add_argument("--prompts", nargs="+", required=True, metavar="SET")
     p.add_argument("--split", default=None, help="only this split of the CSV, as in test")
-    machine(p)
+    machine(p, "auto")
     p.add_argument("--json", action="store_true")
 
     p = verb(
@@ -681,7 +682,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, default=LIBRARY, help="folder of the set's folder (default: the library)")
     p.add_argument("--name", default=None, help="of the set (default: TASK-METHOD-BACKBONE)")
     p.add_argument("--force", action="store_true", help="replace a set of this name")
-    machine(p)
+    machine(p, "auto")
     p.add_argument("--json", action="store_true")
 
     p = verb("reproduce", run_reproduce, "The papers' protocols: a results table, ours beside theirs.")
@@ -750,6 +751,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = verb("bench", bench.run, "Performance ratios, measured in one run on this machine.")
     p.add_argument("--only", nargs="+", default=None, metavar="KEY", help=", ".join(bench.KEYS))
+    p.add_argument("--record", action="store_true", help="add a line to this machine's history in docs/bench")
     p.add_argument("--json", action="store_true")
     return top
 

@@ -13,17 +13,16 @@ import contextlib
 import ctypes
 import gc
 import re
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 import engine
+from engine._floors import Part, measure, weight_bytes
 from engine.backbones.base import Embedded
 from engine.context import Prompts
 from engine.methods._descriptions import description_features
@@ -32,6 +31,8 @@ from engine.training import Batch, Recipe
 TASKS = {3: "busi", 4: "btmri", 8: "chmnist"}
 SHOTS, EPOCHS, BATCH, VIEWS = 16, 100, 4, 8
 TIMED = 5  # steps, after one that is not counted
+
+Full = Callable[..., Any]  # precision, device -> the backbone
 
 
 class UpstreamStep:
@@ -103,12 +104,12 @@ def material(backbone: Any, classes: int, device: str = "cpu") -> tuple[torch.Te
     return images, features, (torch.arange(BATCH) % classes).to(device)
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(found.group(1)) / 1024 if found else 0.0
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Linux: the resident set's peak starts again from what is resident now, freed memory given back."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):  # no glibc
@@ -119,49 +120,31 @@ def _forget_peak() -> None:
         return  # not allowed here: the peak is then the process's own
 
 
-def timed(step: Callable[[], None], device: str = "cpu") -> tuple[float, float]:
-    """(median seconds of TIMED steps, peak resident MB meanwhile)."""
-    taken = []
-    _forget_peak()
-    for i in range(TIMED + 1):
-        began = time.perf_counter()
-        step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if i:
-            taken.append(time.perf_counter() - began)
-    return median(taken), _peak_mb()
+def timed(part: Part) -> dict[str, Any]:
+    """The median of TIMED runs beside its floor, and the peak resident MB meanwhile."""
+    forget_peak()
+    return measure({"": part}, TIMED)[""] | {"peak_mb": peak_mb()}
 
 
 @cache
-def upstream_seconds(full: Callable[..., Any], classes: int) -> tuple[float, float]:
-    step, (images, _, labels) = UpstreamStep(full(), classes), material(full(), classes)
-    return timed(lambda: step(images, labels))
+def upstream(full: Full, classes: int, device: str = "cpu") -> dict[str, Any]:
+    backbone = full("float32", device)
+    step, (images, _, labels) = UpstreamStep(backbone, classes), material(backbone, classes, device)
+    model = backbone._model
+    reads = 2 * weight_bytes(model.visual) + weight_bytes(model.text)
+    return timed(Part(lambda: step(images, labels), reads=reads, device=device))
 
 
 @cache
-def our_seconds(full: Callable[..., Any], classes: int, precision: str = "float32", runs: int = 1) -> tuple[float, float]:
-    backbone = full(precision)
-    step, (_, features, labels) = OurStep(backbone, classes, runs), material(backbone, classes)
-    return timed(lambda: step(features, labels))
-
-
-def step_speedup(full: Callable[..., Any], classes: int, goal: str, precision: str = "float32") -> dict[str, Any]:
-    theirs, their_peak = upstream_seconds(full, classes)
-    ours, our_peak = our_seconds(full, classes, precision)
-    parts = {"upstream_s": theirs, "ours_s": ours, "upstream_peak_mb": their_peak, "ours_peak_mb": our_peak}
-    return {"value": theirs / ours, "goal": goal} | parts
-
-
-def stacked_speedup(full: Callable[..., Any]) -> dict[str, Any]:
-    theirs, _ = upstream_seconds(full, 4)
-    stacked, peak = our_seconds(full, 4, runs=8)
-    return {"value": theirs / (stacked / 8), "goal": ">= 25", "a_run_s": stacked / 8, "stacked_peak_mb": peak}
+def ours(full: Full, classes: int, precision: str = "float32", runs: int = 1, device: str = "cpu") -> dict[str, Any]:
+    backbone = full(precision, device)
+    step, (_, features, labels) = OurStep(backbone, classes, runs), material(backbone, classes, device)
+    return timed(Part(lambda: step(features, labels), precision, weight_bytes(backbone._model.text), device))
 
 
 @cache
-def _image_seconds(full: Callable[..., Any], precision: str) -> float:
-    """Of one image in a batch of 32."""
+def image(full: Full, precision: str) -> dict[str, Any]:
+    """32 of them at once."""
     backbone = full(precision)
     x = torch.randn(32, 3, backbone.preprocess.size, backbone.preprocess.size)
 
@@ -169,29 +152,50 @@ def _image_seconds(full: Callable[..., Any], precision: str) -> float:
         with torch.no_grad():
             backbone.encode_images(x)
 
-    return timed(forward)[0] / 32
+    return timed(Part(forward, precision, weight_bytes(backbone._model.visual) + x.nbytes))
 
 
-def run_speedup(full: Callable[..., Any], views: int, goal: str) -> dict[str, Any]:
+def step_speedup(full: Full, classes: int, goal: str, precision: str = "float32") -> dict[str, Any]:
+    theirs, mine = upstream(full, classes), ours(full, classes, precision)
+    return _over(theirs, mine, goal) | {"parts": {"upstream": theirs, "ours": mine}}
+
+
+def stacked_speedup(full: Full) -> dict[str, Any]:
+    """A run of eight that are stacked."""
+    theirs, stacked = upstream(full, 4), ours(full, 4, runs=8)
+    a_run = {each: stacked[each] / 8 for each in ("ms", "floor_ms")}
+    return _over(theirs, a_run, ">= 25") | {"parts": {"upstream": theirs, "eight_stacked": stacked}}
+
+
+def run_speedup(full: Full, views: int, goal: str) -> dict[str, Any]:
     """A whole 16-shot run of 4 classes: upstream's steps against views encoded once and our steps, in the faster precision."""
     items = SHOTS * 4
     recipe = Recipe(EPOCHS, BATCH, 0.0025)
     steps = recipe.epochs * (items // recipe.batch)
-    theirs = steps * upstream_seconds(full, 4)[0]
-    precision = min(
-        ("float32", "bfloat16"), key=lambda p: views * _image_seconds(full, p) + steps / items * our_seconds(full, 4, p)[0]
-    )
-    encode = items * views * _image_seconds(full, precision)
-    ours = encode + steps * our_seconds(full, 4, precision)[0]
-    parts = {"upstream_s": theirs, "ours_s": ours, "encode_s": encode, "steps": steps, "views": views}
-    return {"value": theirs / ours, "goal": goal, "precision": precision, "extrapolated": True} | parts
+    theirs = {each: steps * upstream(full, 4)[each] for each in ("ms", "floor_ms")}
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        encode, learn = image(full, precision), ours(full, 4, precision)
+        found[precision] = {
+            each: {"encode": items * views / 32 * encode[each], "learn": steps * learn[each]} for each in ("ms", "floor_ms")
+        }
+    precision = min(found, key=lambda each: sum(found[each]["ms"].values()))
+    mine = {each: sum(found[precision][each].values()) for each in ("ms", "floor_ms")}
+    parts = {"upstream": theirs, "ours": mine} | {
+        name: {each: found[precision][each][name] for each in ("ms", "floor_ms")} for name in ("encode", "learn")
+    }
+    about = {"precision": precision, "extrapolated": True, "steps": steps, "views": views}
+    return _over(theirs, mine, goal) | about | {"parts": parts}
 
 
-def gpu_speedup(full: Callable[..., Any]) -> dict[str, Any]:
+def gpu_speedup(full: Full) -> dict[str, Any]:
+    goal = ">= 15"
     if not torch.cuda.is_available():
-        return {"value": None, "goal": ">= 15"}
-    backbone = full("float32", "cuda")
-    images, features, labels = material(backbone, 4, "cuda")
-    upstream, ours = UpstreamStep(backbone, 4), OurStep(backbone, 4)
-    theirs, mine = timed(lambda: upstream(images, labels), "cuda")[0], timed(lambda: ours(features, labels), "cuda")[0]
-    return {"value": theirs / mine, "goal": ">= 15", "upstream_s": theirs, "ours_s": mine}
+        return {"value": None, "floor": None, "goal": goal, "why": "torch finds no GPU"}
+    theirs, mine = upstream(full, 4, "cuda"), ours(full, 4, device="cuda")
+    return _over(theirs, mine, goal) | {"parts": {"upstream": theirs, "ours": mine}}
+
+
+def _over(theirs: dict[str, Any], mine: dict[str, Any], goal: str) -> dict[str, Any]:
+    value, floor = (theirs[each] / mine[each] for each in ("ms", "floor_ms"))
+    return {"value": value, "floor": floor, "goal": goal}

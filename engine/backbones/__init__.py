@@ -87,7 +87,8 @@ def _weights_of_exports(name: str) -> Weights:
 
 
 def load_backbone(name: str, device: str = "cpu", dtype: str = "float32") -> Backbone:
-    """The backbone, frozen, on `device` ("cpu", "cuda") in `dtype` ("float32", "bfloat16", "float16").
+    """The backbone, frozen, on `device` ("cpu", "cuda") in `dtype` ("float32", "bfloat16", "float16"; "auto" takes the faster of the
+    first two as measured on this machine, and the backbone's `dtype` says which).
 
     Both are taken as asked: nothing falls back silently. An `onnx:` backbone also has "int8". Raises BackboneError.
     """

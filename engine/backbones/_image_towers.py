@@ -1,6 +1,7 @@
 """The image towers: timm's ViT, CLIP's ViT and CLIP's ResNet, as open_clip builds them, with or without a visual prompt.
 
-Without a prompt the library's own forward computes. With one the blocks run one by one, as Biomed-DPT's code does it
+Without a prompt the library's own forward computes, but for CLIP's ViT: on a processor torch's MultiheadAttention leaves the
+fused kernel where no gradient is asked for. With one the blocks run one by one, as Biomed-DPT's code does it
 (methods/biomed_dpt.md 1.4); its zero tokens are also a closed form: LayerNorm(0) is its bias, so in each block
 all zero tokens have one constant key and value, which is one extra key whose logit is raised by log(M).
 
@@ -85,11 +86,15 @@ class ViT(ABC):
     def features(self, x: Tensor, prompt: VisualPrompt | None) -> Tensor:
         """x (B, 3, S, S) -> (B, D). The outputs at a prompt's positions are discarded after each block."""
         if prompt is None:
-            return self.visual(x)
+            return self.plain(x)
         tokens, rows = self._begin(x, prompt)
         for block, row in zip(self.blocks, rows, strict=True):
             tokens = self._step(block, tokens, row, prompt)
         return self.pool(tokens)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """x (B, 3, S, S) -> (B, D), without a prompt."""
+        return self.visual(x)
 
     def _begin(self, x: Tensor, prompt: VisualPrompt) -> tuple[Tensor, Tensor]:
         """The tokens that are kept, and the prompt's for every block (layers, M, width)."""
@@ -273,6 +278,13 @@ class ClipViT(ViT):
         self.visual, self.blocks = visual, list(visual.transformer.resblocks)
         self.grid, self.width = tuple(visual.grid_size), int(visual.transformer.width)
         self.pooled = slice(0, 1) if visual.pool_type == "tok" else slice(self.prefix, None)
+
+    def plain(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x)
+        for block in self.blocks:
+            q, k, v = self.qkv(block, tokens)
+            tokens = self.finish(block, tokens, F.scaled_dot_product_attention(q, k, v, scale=1.0))
+        return self.pool(tokens)
 
     def embed(self, x: Tensor) -> Tensor:
         return self.visual._embeds(x)

@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from engine import processor
+from engine.backbones import _precision
 from engine.backbones._image_towers import ViT, image_tower
 from engine.backbones._text_towers import text_tower
 from engine.backbones.base import AttentionLayer, Embedded, FeatureMap, LastBlock
@@ -93,7 +95,8 @@ def weights_file(folder: Path) -> Path:
 
 
 def read_tensors(path: Path) -> Any:
-    """What a file of weights holds; executes nothing (safetensors, or torch's weights_only reader). Raises BackboneError."""
+    """What a file of weights holds, mapped into memory rather than copied; executes nothing (safetensors, or torch's
+    weights_only reader). Raises BackboneError."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -154,17 +157,39 @@ def built(model_cfg: dict[str, Any], text_config: Path | None) -> Any:
 
 
 def load(id: str, source: str, files: Files, device: str, dtype: str) -> OpenCLIP:
-    """The backbone, frozen. Raises BackboneError."""
-    if dtype not in DTYPES:
-        raise BackboneError(f"There is no precision {dtype!r}.", f"Choose one of: {', '.join(DTYPES)}.")
+    """The backbone, frozen. The architecture is built without numbers and then given the file's own pages, so that weights are
+    in memory once, and shared between processes where they stay in the file's precision. Raises BackboneError."""
+    dtype = _precision.asked(dtype)
+    if dtype not in (_precision.AUTO, *DTYPES):
+        raise BackboneError(f"There is no precision {dtype!r}.", f"Choose one of: {', '.join((_precision.AUTO, *DTYPES))}.")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise BackboneError(f"This machine cannot compute on {device!r}.", "Choose 'cpu'.") from error
-    model = built(files.config["model_cfg"], files.text_config)
+    if torch.get_num_threads() > processor.threads():
+        torch.set_num_threads(processor.threads())
+    with torch.device("meta"):
+        model = built(files.config["model_cfg"], files.text_config)
     tower = image_tower(model.visual)
     kind = OpenClipViT if isinstance(tower, ViT) else OpenCLIP
     return kind(id, source, files, device, dtype, model, tower)
+
+
+def _fill_constants(model: nn.Module) -> None:
+    """What a model computes when it is built and no file holds. Raises BackboneError where that is something unknown."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if not buffer.is_meta:
+                continue
+            if name == "position_ids":
+                made = torch.arange(buffer.shape[-1]).expand(buffer.shape)
+            elif name == "token_type_ids":
+                made = torch.zeros(buffer.shape, dtype=buffer.dtype)
+            elif name == "attn_mask":  # causal
+                made = torch.full(buffer.shape, float("-inf")).triu_(1)
+            else:
+                raise BackboneError(f"The architecture has a constant {name!r} that is not known.", "Choose another model.")
+            module.register_buffer(name, made, persistent=False)
 
 
 class OpenCLIP:
@@ -174,20 +199,24 @@ class OpenCLIP:
     """
 
     def __init__(self, id: str, source: str, files: Files, device: str, dtype: str, model: Any, tower: Any):
-        self.id, self.source, self.device, self.dtype = id, source, device, dtype
+        self.id, self.source, self.device = id, source, device
         self._files, text_cfg = files, files.config["model_cfg"]["text_cfg"]
         self._image = tower
         self._text = text_tower(model, text_cfg, files.tokenizer)
         self._load(model)
-        self._model: Any = model.eval().requires_grad_(False).to(device, DTYPES[dtype])
+        side, how = model.visual.image_size, files.config["preprocess_cfg"]
+        size = side[0] if isinstance(side, (tuple, list)) else int(side)
+        model.eval().requires_grad_(False).to(device)
+        if dtype == _precision.AUTO:
+            dtype = _precision.chosen(model.visual, files.config["model_cfg"]["vision_cfg"], size, device)
+        self.dtype, self._model = dtype, model.to(DTYPES[dtype])
         self.dim = int(files.config["model_cfg"]["embed_dim"])
         self.logit_scale = float(model.logit_scale.exp())
         self.context_length = int(text_cfg.get("context_length", 77))
         self.token_width, self.text_layers = self._text.width, self._text.layers
         self.visual_prompt_width, self.inserts_visual_prompts = self._image.width, self._image.inserts
-        side, how = model.visual.image_size, files.config["preprocess_cfg"]
         self.preprocess = Preprocess(
-            size=side[0] if isinstance(side, (tuple, list)) else int(side),
+            size=size,
             mean=tuple(how["mean"]),
             std=tuple(how["std"]),
             interpolation=how.get("interpolation", "bicubic"),
@@ -207,14 +236,15 @@ class OpenCLIP:
                 raise BackboneError(
                     f"The weights of {self.id!r} {what} {shown}.", "They belong to another architecture: check the folder."
                 )
-        model.load_state_dict({k: v.float() for k, v in stored.items()})
+        model.load_state_dict({k: v.float() for k, v in stored.items()}, assign=True)
+        _fill_constants(model)
 
     @cached_property
     def weights_hash(self) -> str:
         digest = hashlib.sha256()
         for name, tensor in sorted(self._files.weights().items()):
             digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
         digest.update(self._text.vocabulary)
         digest.update(json.dumps(self._files.config["preprocess_cfg"], sort_keys=True).encode())
         return digest.hexdigest()
