@@ -87,7 +87,7 @@ class Host:
 
     @property
     def computes(self) -> str:
-        """What the page's own backbone runs on, as it says itself. Raises BackboneError."""
+        """Where, and in which precision, the page's own backbone really computes. Raises BackboneError."""
         own = self.backbone(self.settings.backbone)
         return f"{own.device} ({own.dtype})"
 
