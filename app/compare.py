@@ -612,7 +612,8 @@ def _loaded(place: Any) -> engine.PromptSet | None:
 
 
 def _fits(prompts: engine.PromptSet, task: engine.Task, backbone: str) -> bool:
-    return prompts.card["backbone"]["id"] == backbone and set(prompts.labels) == set(task.names)
+    made_for = prompts.card["backbone"]["id"].removeprefix("onnx:")  # an exported tower has its source's weights
+    return made_for == backbone.removeprefix("onnx:") and set(prompts.labels) == set(task.names)
 
 
 def _trained_first(chosen: list[str]) -> str:

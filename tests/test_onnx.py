@@ -324,7 +324,7 @@ def test_what_is_not_exported_is_said_with_how_to_make_it(copied, tmp_path):
     with pytest.raises(engine.BackboneError, match=r"There are 2 exports of .*: again, .*Name one by PROMPTSCOPE_ONNX"):
         engine.load_backbone(name)
     os.environ["PROMPTSCOPE_ONNX"] = str(folder.parent / "again")  # put back by the fixture
-    assert engine.load_backbone(name).id == name
+    assert engine.load_backbone(name).id == engine.load_backbone(name, dtype="auto").id == name
 
 
 def test_an_export_that_does_not_agree_with_torch_is_not_written(pairs, tmp_path, monkeypatch):

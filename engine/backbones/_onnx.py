@@ -35,7 +35,7 @@ PREFIX = "onnx:"
 MODEL, CARD = "model.onnx", "card.json"
 SCHEMA_VERSION = 1
 INPUT, FEATURES, PATCHES, ATTENTION = "image", "features", "patches", "attention"
-# How the rest of the engine calls a precision, and how exports do.
+# How the rest of the engine calls a precision, and how exports do; "auto", where torch may choose, is fp32.
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 NEEDED: dict[str, type | tuple[type, ...]] = {
@@ -122,7 +122,8 @@ def exports() -> tuple[list[Export], list[BackboneError]]:
 
 
 def find(id: str, dtype: str) -> Export:
-    """The one export of a backbone in a precision ("float32", "float16", "int8"). Raises BackboneError."""
+    """The one export of a backbone in a precision ("float32" or "auto", "float16", "int8"). Raises BackboneError."""
+    dtype = "float32" if dtype == "auto" else dtype
     if dtype not in PRECISIONS:
         raise BackboneError(f"There is no export in the precision {dtype!r}.", f"Choose one of: {', '.join(PRECISIONS)}.")
     precision = PRECISIONS[dtype]
