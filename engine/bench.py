@@ -121,7 +121,7 @@ def _map_over_forward(classes: int) -> dict[str, Any]:
         with torch.no_grad():
             backbone.encode_images(x)
 
-    made, floor = medians(lambda: engine.explain(prepared, backbone, prompts, labels), forward)
+    made, floor = medians(lambda: engine.explain(prepared, backbone, prompts, labels, "legrad"), forward)
     return {
         "value": made / floor,
         "goal": "<= 3" if classes == 1 else "<= 6",
