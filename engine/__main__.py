@@ -84,7 +84,7 @@ def _draws(backbone: Backbone, args: argparse.Namespace) -> engine.Seen:
     def drawn(
         image: Image, prepared: engine.Input, prediction: engine.Prediction, prompts: engine.PromptSet, frames: int
     ) -> str | None:
-        if prompts.class_embeddings is None or args.explain not in engine.explanations_for(backbone):
+        if prompts.class_embeddings is None or args.explain not in ("", *engine.explanations_for(backbone)):
             return None
         top = prediction.ranked()[0][0]
         placed = engine.place(engine.explain(prepared, backbone, prompts, [top], args.explain)[0], image.shape)
@@ -98,7 +98,7 @@ def run_predict(args: argparse.Namespace) -> int:
     sets = [engine.prompt_set(name, backbone) for name in args.prompts]
     for prompts in sets:
         prompts.check(backbone)
-    if args.explain not in (*engine.EXPLANATIONS, "none"):
+    if args.explain not in ("", *engine.EXPLANATIONS, "none"):
         raise engine.ExplainError(
             f"There is no explanation {args.explain!r}.", f"Choose: {', '.join(engine.EXPLANATIONS)}, none."
         )
@@ -617,7 +617,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--list", nargs="+", default=[], metavar="FILE", help="of files, folders and zips, a path a line")
     machine(p, "auto")
     p.add_argument("--prompts", nargs="+", default=["modality"], metavar="SET", help="names, folders or task ids")
-    p.add_argument("--explain", default="legrad", help="map method, or none (default: legrad)")
+    p.add_argument("--explain", default="", metavar="MAP", help="a map's name, or none (default: the backbone's first)")
     p.add_argument("--frame", type=int, default=None, help="one frame, from 1 (default: all frames, pooled)")
     p.add_argument("--pool", choices=list(engine.POOLS), default=None, help="of all frames (default: mean)")
     p.add_argument("--window", default=None, help="CENTRE,WIDTH as in 40,400; a preset as in lung; or automatic")

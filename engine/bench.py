@@ -154,7 +154,7 @@ def _map_over_forward(classes: int) -> dict[str, Any]:
     prompts, prepared = random_prompts(backbone), engine.prepare(image(), backbone.preprocess)
     labels = list(prompts.labels[:classes])
     tower = forward(backbone, torch.from_numpy(prepared.pixels)[None])
-    drawn = Part(lambda: engine.explain(prepared, backbone, prompts, labels), backbone.dtype, tower.reads)
+    drawn = Part(lambda: engine.explain(prepared, backbone, prompts, labels, "legrad"), backbone.dtype, tower.reads)
     return ratio(measure({"map": drawn, "tower": tower}), "map", "tower", "<= 3" if classes == 1 else "<= 6")
 
 

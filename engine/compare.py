@@ -34,7 +34,7 @@ from engine.evaluate import (
     paired_difference,
     with_intervals,
 )
-from engine.explain import EXPLANATIONS
+from engine.explain import EXPLANATIONS, explanations_for
 from engine.features import Progress, features_of
 from engine.heads import LinearHead
 from engine.predict import Encode, bound, embed, read_off
@@ -71,13 +71,13 @@ def compare_image(
     prepared: Input,
     backbone: Backbone,
     sets: Sequence[PromptSet],
-    explanation: str | None = "legrad",
+    explanation: str | None = "",
     label: str = "",
     encode: Encode = embed,
 ) -> list[Answer]:
     """One answer a set, in their order. Raises DataError for too many, PromptSetError for a set of another backbone.
 
-    explanation : a map of each set (two passes more for all that share an image forward), or None
+    explanation : a map of each set, "" for the backbone's first, or None for none
     label : of the maps; "" for each set's own most probable class
     encode : where the features come from
 
@@ -92,7 +92,7 @@ def compare_image(
         prompt = sets[members[0]].visual_prompt
         features = encode([prepared], backbone, prompt)[0]
         found = {i: read_off(features, backbone, sets[i]) for i in members}
-        maps = _maps(prepared, backbone, prompt, sets, found, explanation, label) if explanation else {}
+        maps = _maps(prepared, backbone, prompt, sets, found, explanation, label) if explanation is not None else {}
         answers |= {i: Answer(found[i], maps.get(i)) for i in members}
     return [answers[i] for i in range(len(sets))]
 
@@ -134,7 +134,7 @@ def _maps(
         assert isinstance(head, LinearHead)
         vectors.append(head.embeddings[c])
         scales.append(float(np.broadcast_to(head.scale, head.classes)[c]))
-    x = torch.from_numpy(prepared.pixels)[None]
+    x, method = torch.from_numpy(prepared.pixels)[None], method or explanations_for(backbone)[0]
     made = EXPLANATIONS[method](backbone, x, torch.from_numpy(np.stack(vectors)), prompt).cpu().numpy()[0]
     return {
         i: Heatmap(values * scale, prepared.box, name, method)

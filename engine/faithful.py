@@ -26,7 +26,8 @@ from engine.backbones.base import Backbone
 from engine.data import grouped_few_shot, unit
 from engine.errors import DataError, ExplainError
 from engine.evaluate import mean_over_units
-from engine.explain import EXPLANATIONS, explain, explanations_for, target_vectors
+from engine.explain import DEFAULT, EXPLANATIONS, explain, explanations_for, target_vectors
+from engine.explain._blur import blurred
 from engine.features import check_files
 from engine.predict import bound, embed
 from engine.preprocess import prepare
@@ -41,7 +42,6 @@ ORDERS = 20  # random orders that one map is held against: being better than all
 SURE = 0.95  # share of the random orders that a map must beat to be called better than chance
 STILL = 0.02  # of the probability: where it moves less than this whatever is taken away, no order can be told from another
 CHANCE = ("random", "centre")  # what every map is held against in the table
-DEFAULT = "legrad"  # the map that the page and `predict` show unasked
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -88,11 +88,7 @@ def replaced(pixels: np.ndarray, grid: tuple[int, int], fill: str = "blur") -> n
         raise ExplainError(f"There is no replacement called {fill!r}.", f"Choose one of: {', '.join(FILLS)}.")
     if fill == "mean":
         return np.zeros_like(pixels, dtype=np.float32)
-    size = pixels.shape[-1]
-    at = np.arange(size)
-    weights = np.exp(-0.5 * ((at[:, None] - at) / (size / min(grid))) ** 2)
-    weights /= weights.sum(axis=1, keepdims=True)
-    return (weights @ pixels @ weights.T).astype(np.float32)
+    return blurred(torch.from_numpy(pixels), pixels.shape[-1] / min(grid)).numpy()
 
 
 def seen_cells(box: Box, shape: tuple[int, int], grid: tuple[int, int], covered: Sequence[Box] = ()) -> np.ndarray:

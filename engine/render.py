@@ -1,7 +1,7 @@
 """Engine values to pictures: pure functions, uint8 arrays (H, W, 3).
 
-A map's colours run from its lowest to its highest seen value; a flat map is drawn as nothing, and pixels that the model
-did not see stay as they are.
+A map's colours run from its lowest seen value, or from 0 where it has values on both sides of it, to its highest: what speaks against
+a class stays clear. A flat map is drawn as nothing, and pixels that the model did not see stay as they are.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def picture(image: Image) -> np.ndarray:
 
 
 def relative(placed: np.ndarray, span: tuple[float, float] | None = None) -> np.ndarray:
-    """A placed map (H, W), NaN where unseen, to [0, 1] over its own range, or over the `span` that it shares with others; zero
-    where flat or unseen."""
+    """A placed map (H, W), NaN where unseen, to [0, 1] over its own range, or over the `span` that it shares with others, from 0
+    up where that holds 0; zero where flat or unseen."""
     seen = placed[np.isfinite(placed)]
     if not seen.size:
         return np.zeros(placed.shape, dtype=np.float32)
@@ -37,6 +37,8 @@ def relative(placed: np.ndarray, span: tuple[float, float] | None = None) -> np.
     if high - low <= FLAT * max(abs(low), abs(high)):
         return np.zeros(placed.shape, dtype=np.float32)
     low, high = span or (low, high)
+    if low < 0 < high:
+        low = 0.0
     return np.clip(np.nan_to_num((placed - low) / (high - low)), 0, 1).astype(np.float32)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
 
 import numpy as np
 import pytest
@@ -15,18 +15,21 @@ from engine.backbones.base import AttentionLayer, FeatureMap, LastBlock
 from engine.backbones.scope_mini import FOLDER
 from engine.errors import ExplainError
 from engine.explain import target_vectors
+from engine.explain._blur import blurred
 from engine.explain._gradients import gradients
 from engine.explain.attention import attention
 from engine.explain.grad_cam import grad_cam
 from engine.explain.grad_eclip import grad_eclip
+from engine.explain.integrated_gradients import STEPS, integrated_gradients
 from engine.explain.legrad import LAYERS, legrad
 from engine.explain.occlusion import occlusion
 from engine.explain.patch_similarity import patch_similarity
 from engine.explain.rollout import rollout
 
 EVERY = list(engine.EXPLANATIONS)
-CARRIED = {"scope-mini": EVERY, "tiny-clip": EVERY, "tiny-pmc": ["grad-cam", "occlusion"]}
+CARRIED = {"scope-mini": EVERY, "tiny-clip": EVERY, "tiny-pmc": ["integrated-gradients", "grad-cam", "occlusion"]}
 NO_CLASS = ("attention", "rollout")  # where the encoder attends, whatever is asked
+OWN_CELLS = ("integrated-gradients", "occlusion")  # no patches of the tower
 GRIDS = {"scope-mini": (14, 14), "tiny-clip": (4, 4), "tiny-pmc": (2, 2)}
 
 
@@ -57,9 +60,11 @@ def towers(tiny):
 
 @pytest.fixture(params=[(kind, name) for kind, names in CARRIED.items() for name in names], ids=" ".join)
 def carried(request, towers, monkeypatch):
-    """A kind of tower, its backbone, and the name of a map that it carries. Occlusion covers 9 squares here, not 169."""
+    """A kind of tower, its backbone, and the name of a map that it carries. Maps of their own cells have 4 a side here: occlusion
+    covers 9 squares, not 169."""
     kind, name = request.param
-    monkeypatch.setattr(sys.modules["engine.explain.occlusion"], "CELLS", 4)
+    for own in OWN_CELLS:
+        monkeypatch.setattr(importlib.import_module(engine.EXPLANATIONS.entries[own].partition(":")[0]), "CELLS", 4)
     return kind, towers[kind][0], name
 
 
@@ -83,10 +88,10 @@ def test_a_kind_of_tower_offers_the_maps_that_it_can_carry_in_the_order_of_the_m
 def test_a_map_is_float32_finite_and_holds_no_graph(carried):
     kind, backbone, name = carried
     maps = engine.EXPLANATIONS[name](backbone, inputs(backbone), directions(backbone))
-    assert maps.shape == (2, 3, *((4, 4) if name == "occlusion" else GRIDS[kind]))
+    assert maps.shape == (2, 3, *((4, 4) if name in OWN_CELLS else GRIDS[kind]))
     assert maps.dtype == torch.float32 and torch.isfinite(maps).all() and not maps.requires_grad
     assert maps.flatten(2).std(dim=-1).max() > 0
-    assert name in ("patch-similarity", "occlusion") or (maps >= 0).all()
+    assert name in ("patch-similarity", *OWN_CELLS) or (maps >= 0).all()
 
 
 def test_each_image_and_target_has_the_map_it_has_alone(carried):
@@ -147,7 +152,7 @@ def test_a_map_goes_along_with_a_visual_prompt(carried, insert, values):
     plain, under = (engine.EXPLANATIONS[name](backbone, x, vectors, each) for each in (None, prompt))
     assert under.shape == plain.shape and torch.isfinite(under).all()
     assert (under - plain).abs().max() > 1e-3 * plain.abs().max()
-    if kind != "tiny-pmc" and name != "occlusion":
+    if kind != "tiny-pmc" and name not in OWN_CELLS:
         hidden = under.flatten(2)[..., :3]
         assert (hidden == 0).all() != insert
     if values == "zeros" and kind != "tiny-pmc":  # computed as tokens, not in closed form
@@ -346,6 +351,49 @@ def test_occlusion_equals_a_plain_loop_over_squares(towers):
         torch.testing.assert_close(found[0, :, i, j], torch.stack(over).mean(0), atol=1e-5, rtol=0)
 
 
+def test_integrated_gradients_equal_a_plain_loop_over_pixels_and_steps(towers):
+    """By differences of the score in float64 on the library's own forward, at the way's own points: no gradient of ours."""
+    backbone, folder = towers["tiny-clip"]
+    visual = Library(folder).visual.double()
+    x, targets = inputs(backbone, 1, seed=3), directions(backbone, 2, seed=4)
+    start, found = blurred(x, 64 / 14), integrated_gradients(backbone, x, targets)
+    row = [pixel * 14 // 64 for pixel in range(64)]
+
+    def score(pixels):
+        return F.normalize(visual(pixels), dim=-1)[0] @ targets.double().T
+
+    for cell in ((0, 0), (6, 9), (13, 13)):
+        inside = torch.tensor([[(row[i], row[j]) == cell for j in range(64)] for i in range(64)])
+        change, expected = torch.where(inside, (x - start).double(), 0.0), torch.zeros(2, dtype=torch.float64)
+        for k in range(STEPS):
+            at = (start + (k + 0.5) / STEPS * (x - start)).double()
+            expected += (score(at + 1e-4 * change) - score(at - 1e-4 * change)) / 2e-4 / STEPS
+        torch.testing.assert_close(found[0, :, *cell].double(), expected, rtol=1e-3, atol=1e-5)
+
+
+class KnownScore:
+    """Its feature is the sum of the pixels' squares in the upper half, and in the lower half."""
+
+    def differentiable_features(self, x, visual_prompt=None):
+        return (x**2).unflatten(2, (2, -1)).sum(dim=(1, 3, 4))
+
+
+def test_integrated_gradients_add_up_to_what_the_score_gains():
+    """Of a square the midpoint rule is exact."""
+    x = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    start = blurred(x, 2)
+    found = integrated_gradients(KnownScore(), x, torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+    gained = (x**2 - start**2).sum(dim=1).unflatten(1, (14, 2)).unflatten(3, (14, 2)).sum(dim=(2, 4))  # (B, 14, 14)
+    torch.testing.assert_close(found[:, 0, :7], gained[:, :7], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[:, 1, 7:], -gained[:, 7:], rtol=1e-4, atol=1e-4)
+    assert not found[:, 0, 7:].any() and not found[:, 1, :7].any()
+
+
+def test_integrated_gradients_of_an_even_image_are_flat():
+    found = integrated_gradients(KnownScore(), torch.full((1, 3, 28, 28), 0.7), torch.eye(2))
+    assert found.abs().max() < 1e-5
+
+
 # --- LeGrad -------------------------------------------------------------------------------------------------------------
 
 
@@ -394,7 +442,7 @@ def test_legrad_equals_an_independent_transcription(mini, prompts):
             s = F.normalize(model.visual.head(trunk.norm(tokens.mean(1))), dim=-1)[0] @ target
             (gradient,) = torch.autograd.grad(s, weights, retain_graph=True)
             total += gradient.clamp(min=0).mean(dim=(0, 1, 2))[1:].reshape(14, 14)
-    found = engine.explain(prepared(mini), mini, prompts, [prompts.labels[3]])[0].values
+    found = engine.explain(prepared(mini), mini, prompts, [prompts.labels[3]], "legrad")[0].values
     torch.testing.assert_close(torch.from_numpy(found), total / LAYERS, rtol=1e-3, atol=1e-8)
 
 

@@ -16,6 +16,7 @@ from engine.__main__ import main
 from engine.backbones.base import AttentionLayer
 from engine.errors import BackboneError, DataError, ExplainError, PromptSetError
 from engine.evaluate import mean_over_units
+from engine.explain import DEFAULT
 from engine.faithful import STILL, balanced, centred, replaced, verdict
 from engine.heads import LinearHead
 from engine.preprocess import Preprocess
@@ -430,8 +431,9 @@ def test_maps_that_are_not_there_or_cannot_be_made_are_said(folders):
         next(engine.score_maps([source], OneCell(), ["legrad"], orders=0))
 
 
-def table(**scores: float) -> engine.Faithfulness:
-    """20 images whose scores differ a little from image to image, all maps alike."""
+def table(default: float, **scores: float) -> engine.Faithfulness:
+    """20 images whose scores differ a little from image to image, all maps alike. default : of the map that is shown unasked."""
+    scores |= {DEFAULT: default}
     rows = [
         engine.Scored(0, str(i), True, {n: 0.3 for n in scores}, {n: 0.3 + v + i / 1000 for n, v in scores.items()}, {})
         for i in range(20)
@@ -440,13 +442,13 @@ def table(**scores: float) -> engine.Faithfulness:
 
 
 def test_the_words_say_plainly_where_the_default_is_not_the_best():
-    words = table(legrad=0.1, attention=0.2, random=0.0, centre=0.3).in_words()
+    words = table(0.1, attention=0.2, random=0.0, centre=0.3).in_words()
     assert words.startswith("Of the maps, attention is best by insertion minus deletion")
     assert "It is better than random orders (difference 0.200, 95 % 0.200 to 0.200)." in words
     assert "It is worse than going from the centre outwards" in words
-    assert "It is better than the default, legrad (difference 0.100" in words
-    assert "default" not in table(legrad=0.2, attention=0.1, random=0.0, centre=0.0).in_words()
-    assert "not clearly better than random orders" in table(legrad=0.0, random=0.0, centre=0.0).in_words()
+    assert "It is better than the default, integrated-gradients (difference 0.100" in words
+    assert "default" not in table(0.2, attention=0.1, random=0.0, centre=0.0).in_words()
+    assert "not clearly better than random orders" in table(0.0, random=0.0, centre=0.0).in_words()
 
 
 def test_the_command_prints_one_object_a_table_and_what_is_done_at_ctrl_c(folders, capsys, monkeypatch):

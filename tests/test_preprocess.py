@@ -259,6 +259,7 @@ def test_a_map_that_saw_nothing_is_drawn_as_nothing():
 
 def test_pixels_that_the_model_did_not_see_stay_as_they_are():
     image, placed = example()
+    placed = placed + 10  # below 0 a map is clear as well
     drawn, before = engine.overlay(image, placed, 1.0), engine.picture(image)
     assert np.array_equal(drawn[:, :8], before[:, :8])
     assert not engine.layer(placed)[:, :8, 3].any()
@@ -279,7 +280,11 @@ def test_an_overlay_by_hand():
 
 def test_the_map_is_relative_to_its_own_range():
     found = relative(np.array([[-2.0, 0.0, np.nan, 2.0]], dtype=np.float32))
+    assert found.tolist() == [[0, 0, 0, 1]]  # what speaks against is clear
+    found = relative(np.array([[-3.0, -2.0, np.nan, -1.0]], dtype=np.float32))
     assert found.tolist() == [[0, 0.5, 0, 1]]
+    found = relative(np.array([[-1.0, 1.0, np.nan, 2.0]], dtype=np.float32), (-4.0, 4.0))
+    assert found.tolist() == [[0, 0.25, 0, 0.5]]
 
 
 def test_layer_and_overlay_agree():

@@ -193,7 +193,8 @@ def _fill_constants(model: nn.Module) -> None:
 
 
 class OpenCLIP:
-    """A frozen open_clip model as a backbone: Backbone, PromptTunable, VisualPrompted and FeatureMapped.
+    """A frozen open_clip model as a backbone: Backbone, PromptTunable, VisualPrompted, FeatureMapped and
+    InputDifferentiable.
 
     Frozen is frozen: eval mode, no gradients, dropout only where `encode_embedded(..., dropout=True)` asks for it.
     """
@@ -254,6 +255,10 @@ class OpenCLIP:
 
     def encode_images(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> Tensor:
         return F.normalize(self._image.features(self._moved(x), visual_prompt).float(), dim=-1)
+
+    def differentiable_features(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> Tensor:
+        with torch.enable_grad():
+            return F.normalize(self._image.features(self._moved(x), visual_prompt).float(), dim=-1)
 
     def feature_map(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> FeatureMap:
         return self._image.feature_map(self._moved(x), visual_prompt)

@@ -188,6 +188,15 @@ class FeatureMapped(Backbone, Protocol):
     def feature_map(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> FeatureMap: ...
 
 
+@runtime_checkable
+class InputDifferentiable(Backbone, Protocol):
+    """Its features can be followed back to the pixels."""
+
+    def differentiable_features(self, x: Tensor, visual_prompt: VisualPrompt | None = None) -> Tensor:
+        """As `encode_images`, with a graph to x where x asks for gradients."""
+        ...
+
+
 @dataclass(frozen=True)
 class LastBlock:
     """The last block's attention, with a graph from `mixed` to `features`. R tokens that the feature is read from (CLS, or all).

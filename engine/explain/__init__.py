@@ -3,7 +3,8 @@
     explain(backbone, inputs (B, 3, S, S), targets (T, D), visual_prompt=None) -> float32 Tensor (B, T, h, w)
 
 whose values are as the method makes them, not normalised: drawing decides the scale. The annotation of its first
-parameter is the capability that it needs; `explanations_for` keeps those a backbone can carry.
+parameter is the capability that it needs; `explanations_for` keeps those a backbone can carry, the first of which is what is shown
+unasked. So the order is by how faithful they are (docs/faithful.md), but for occlusion, which takes too long unasked.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ EXPLANATIONS = Registry(
     "explanation",
     ExplainError,
     {
+        "integrated-gradients": "engine.explain.integrated_gradients:integrated_gradients",
         "legrad": "engine.explain.legrad:legrad",
         "grad-eclip": "engine.explain.grad_eclip:grad_eclip",
         "grad-cam": "engine.explain.grad_cam:grad_cam",
@@ -34,6 +36,7 @@ EXPLANATIONS = Registry(
     },
 )
 
+DEFAULT = next(iter(EXPLANATIONS))  # shown unasked, where the backbone can carry it
 TARGETS = ("class", "rest", "runner-up")
 
 
@@ -78,11 +81,12 @@ def explain(
     backbone: Backbone,
     prompts: PromptSet,
     labels: list[str],
-    method: str = "legrad",
+    method: str = "",
     target: str = "class",
 ) -> list[Heatmap]:
-    """One map a label for one prepared image. Raises ExplainError."""
+    """One map a label for one prepared image. method : "" for the first that the backbone can carry. Raises ExplainError."""
     prompts.check(backbone)
+    method = method or explanations_for(backbone)[0]
     if method in EXPLANATIONS and method not in explanations_for(backbone):
         raise ExplainError(f"The backbone {backbone.id!r} cannot carry the map {method!r}.")
     make = EXPLANATIONS[method]
