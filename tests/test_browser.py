@@ -510,7 +510,7 @@ def test_a_map_of_another_kind_is_chosen_and_tested_against_chance(visit):
     expect(visit.locator("#ps-mapping")).to_be_visible(timeout=60_000)
     before = visit.locator(".ps-map").get_attribute("src")
     visit.locator("#ps-method input").click()
-    visit.get_by_role("option", name="occlusion").click()
+    visit.get_by_role("option", name="attention of the last layer").click()
     expect(visit.locator(".ps-map")).not_to_have_attribute("src", before, timeout=60_000)
     visit.locator("#ps-check").click()
     expect(visit.locator("#ps-check-stop")).to_be_visible(timeout=30_000)
