@@ -37,7 +37,7 @@ EXPLANATIONS = Registry(
 )
 
 DEFAULT = next(iter(EXPLANATIONS))  # shown unasked, where the backbone can carry it
-TARGETS = ("class", "rest", "runner-up")
+TARGETS = ("rest", "class", "runner-up")
 
 
 def explanations_for(backbone: Backbone) -> list[str]:
@@ -82,7 +82,7 @@ def explain(
     prompts: PromptSet,
     labels: list[str],
     method: str = "",
-    target: str = "class",
+    target: str = "rest",
 ) -> list[Heatmap]:
     """One map a label for one prepared image. method : "" for the first that the backbone can carry. Raises ExplainError."""
     prompts.check(backbone)
