@@ -26,12 +26,12 @@ EXPLANATIONS = Registry(
     ExplainError,
     {
         "integrated-gradients": "engine.explain.integrated_gradients:integrated_gradients",
+        "rollout": "engine.explain.rollout:rollout",
         "legrad": "engine.explain.legrad:legrad",
+        "attention": "engine.explain.attention:attention",
         "grad-eclip": "engine.explain.grad_eclip:grad_eclip",
         "grad-cam": "engine.explain.grad_cam:grad_cam",
         "patch-similarity": "engine.explain.patch_similarity:patch_similarity",
-        "attention": "engine.explain.attention:attention",
-        "rollout": "engine.explain.rollout:rollout",
         "occlusion": "engine.explain.occlusion:occlusion",
     },
 )
