@@ -240,6 +240,14 @@ def test_the_verdict_at_its_borders():
     assert said(20, moved=0.0, flat=True) == "This map marks nothing."
 
 
+def test_a_backbone_that_cannot_carry_the_default_shows_its_first():
+    assert engine.explanations_for(OneCell()) == ["legrad", "occlusion"]
+    (found,) = engine.explain(bright_cell(), OneCell(), asked(), ["bright"])
+    assert (found.method, found.target) == ("legrad", "rest") and np.argmax(found.values) == KNOWN[0] * 4 + KNOWN[1]
+    (answer,) = engine.compare_image(bright_cell(), OneCell(), [asked()])
+    assert answer.heatmap.method == "legrad"
+
+
 # --- sanity -----------------------------------------------------------------------------------------------------------
 
 
