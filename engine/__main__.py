@@ -653,7 +653,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, default=10, help="of each curve (default: 10)")
     p.add_argument("--random", type=int, default=4, metavar="N", help="random orders an image (default: 4)")
     p.add_argument("--fill", default="blur", help="what stands for what is taken away: blur (default) or mean")
-    p.add_argument("--target", default="class", help="of the maps: class (default), rest or runner-up")
+    p.add_argument("--target", default="rest", help="of the maps: rest (default), class or runner-up")
     p.add_argument(
         "--blocks", nargs="*", type=int, default=[], metavar="B",
         help="also check maps with the image tower's last B blocks randomised, and under shifts of the input",

@@ -333,7 +333,7 @@ def weights_matter(
     label: str,
     method: str,
     others: Mapping[int, Backbone],
-    target: str = "class",
+    target: str = "rest",
 ) -> dict[int, float]:
     """{b: rank correlation of the map with the one that the tower makes once its last b blocks are random}.
 
@@ -353,7 +353,7 @@ def shift_stability(
     label: str,
     method: str,
     shift: int = 4,
-    target: str = "class",
+    target: str = "rest",
 ) -> float:
     """Mean rank correlation of the map with those of the input moved by `shift` pixels up, down, left and right, each moved back
     (bilinear between cells) and compared where both have cells. The border that comes in repeats the last row or column.
@@ -467,7 +467,7 @@ def score_maps(
     steps: int = 10,
     orders: int = 4,
     fill: str = "blur",
-    target: str = "class",
+    target: str = "rest",
     checks: Sequence[int] = (),
     seed: int = 0,
 ) -> Iterator[Scored]:

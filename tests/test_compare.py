@@ -124,7 +124,7 @@ def test_maps_are_those_of_explain_in_units_of_the_score(mini, prepared):
     sets.append(replace(sets[0], head=steep))
     for prompts, answer in zip(sets, engine.compare_image(prepared, mini, sets), strict=True):
         top = answer.prediction.ranked()[0][0]
-        (alone,) = engine.explain(prepared, mini, prompts, [top])
+        (alone,) = engine.explain(prepared, mini, prompts, [top], target="class")
         scale = prompts.head.scale if np.ndim(prompts.head.scale) == 0 else prompts.head.scale[prompts.labels.index(top)]
         assert answer.heatmap.label == top
         np.testing.assert_allclose(answer.heatmap.values, alone.values * scale, rtol=1e-4, atol=1e-9)

@@ -362,13 +362,13 @@ def test_integrated_gradients_equal_a_plain_loop_over_pixels_and_steps(towers):
     def score(pixels):
         return F.normalize(visual(pixels), dim=-1)[0] @ targets.double().T
 
-    for cell in ((0, 0), (6, 9), (13, 13)):
-        inside = torch.tensor([[(row[i], row[j]) == cell for j in range(64)] for i in range(64)])
+    for i, j in ((0, 0), (6, 9), (13, 13)):
+        inside = torch.tensor([[(row[y], row[x]) == (i, j) for x in range(64)] for y in range(64)])
         change, expected = torch.where(inside, (x - start).double(), 0.0), torch.zeros(2, dtype=torch.float64)
         for k in range(STEPS):
             at = (start + (k + 0.5) / STEPS * (x - start)).double()
             expected += (score(at + 1e-4 * change) - score(at - 1e-4 * change)) / 2e-4 / STEPS
-        torch.testing.assert_close(found[0, :, *cell].double(), expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found[0, :, i, j].double(), expected, rtol=1e-3, atol=1e-5)
 
 
 class KnownScore:
@@ -442,7 +442,7 @@ def test_legrad_equals_an_independent_transcription(mini, prompts):
             s = F.normalize(model.visual.head(trunk.norm(tokens.mean(1))), dim=-1)[0] @ target
             (gradient,) = torch.autograd.grad(s, weights, retain_graph=True)
             total += gradient.clamp(min=0).mean(dim=(0, 1, 2))[1:].reshape(14, 14)
-    found = engine.explain(prepared(mini), mini, prompts, [prompts.labels[3]], "legrad")[0].values
+    found = engine.explain(prepared(mini), mini, prompts, [prompts.labels[3]], "legrad", "class")[0].values
     torch.testing.assert_close(torch.from_numpy(found), total / LAYERS, rtol=1e-3, atol=1e-8)
 
 

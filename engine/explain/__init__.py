@@ -26,18 +26,18 @@ EXPLANATIONS = Registry(
     ExplainError,
     {
         "integrated-gradients": "engine.explain.integrated_gradients:integrated_gradients",
+        "rollout": "engine.explain.rollout:rollout",
         "legrad": "engine.explain.legrad:legrad",
+        "attention": "engine.explain.attention:attention",
         "grad-eclip": "engine.explain.grad_eclip:grad_eclip",
         "grad-cam": "engine.explain.grad_cam:grad_cam",
         "patch-similarity": "engine.explain.patch_similarity:patch_similarity",
-        "attention": "engine.explain.attention:attention",
-        "rollout": "engine.explain.rollout:rollout",
         "occlusion": "engine.explain.occlusion:occlusion",
     },
 )
 
 DEFAULT = next(iter(EXPLANATIONS))  # shown unasked, where the backbone can carry it
-TARGETS = ("class", "rest", "runner-up")
+TARGETS = ("rest", "class", "runner-up")
 
 
 def explanations_for(backbone: Backbone) -> list[str]:
@@ -82,7 +82,7 @@ def explain(
     prompts: PromptSet,
     labels: list[str],
     method: str = "",
-    target: str = "class",
+    target: str = "rest",
 ) -> list[Heatmap]:
     """One map a label for one prepared image. method : "" for the first that the backbone can carry. Raises ExplainError."""
     prompts.check(backbone)

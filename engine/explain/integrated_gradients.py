@@ -3,8 +3,8 @@ arXiv:1703.01365.
 
 The gradient of <target, image feature> along the straight way from the blurred input to the input, times what the place
 changes on that way (eq. 1), summed over a cell's pixels and channels. So all cells together come to what the score gains by
-sharpness (completeness), as far as the midpoint rule is exact at STEPS points; docs/faithful.md has what more of them bring. A
-blurred start (arXiv:1704.03296) has no edges of its own, and black is no colour that it cannot see, as it is where the way starts in black.
+sharpness (completeness), as far as the midpoint rule is exact at STEPS points. From a black start (the paper's) a black place
+could say nothing; a blurred one is Fong & Vedaldi's replacement (arXiv:1704.03296).
 
 It follows the score through all blocks to the pixels, and needs nothing of a tower but its gradient.
 
