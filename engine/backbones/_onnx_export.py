@@ -205,7 +205,10 @@ def _quantise(file: Path, is_convolutional: bool, calibration: np.ndarray | None
             return
         kinds += ["Conv"] if is_convolutional else []
         # with the other format (QDQ) ONNX Runtime 1.31 gives wrong products of three dimensions: a cosine of 0.5
-        how |= {"quant_format": q.QuantFormat.QOperator, "activation_type": q.QuantType.QUInt8}  # QInt8 takes four times as long
+        how |= {
+            "quant_format": q.QuantFormat.QOperator,
+            "activation_type": q.QuantType.QUInt8,
+        }  # QInt8 takes four times as long
         q.quantize_static(model, file, Given(calibration), op_types_to_quantize=kinds, **how)
 
 
