@@ -119,7 +119,7 @@ def main() -> None:
     given = asked.parse_args()
     print(f"torch {torch.__version__}, ONNX Runtime on {_onnx.threads()} threads, torch on {torch.get_num_threads()}")
     print(
-        "| tower | precision | cosine of features, least | of patches, least | attention, largest difference | top-1 as torch "
+        "| tower | precision, size of the file | cosine of features, least | of patches, least | attention, largest difference | top-1 as torch "
         "| ms a batch of 1 | of 8 | times torch float32, 1 | 8 |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for name in given.architectures or ARCHITECTURES:

@@ -12,6 +12,8 @@ Legend as in base.py.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -20,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-import onnxruntime
 
 from engine.errors import BackboneError
 from engine.preprocess import Preprocess
@@ -166,8 +167,18 @@ def threads() -> int:
     return count
 
 
-def session(model: Path | bytes, device: str) -> onnxruntime.InferenceSession:
-    """A session that runs on `device`, by its own report. Raises BackboneError."""
+def runtime() -> Any:
+    """ONNX Runtime's module, which requirements.txt has where its packages are for. Raises BackboneError."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackboneError("ONNX Runtime is not installed here.", "Install onnxruntime-gpu, or onnxruntime.") from error
+    return onnxruntime
+
+
+def session(model: Path, device: str) -> Any:
+    """An InferenceSession that runs on `device`, by its own report. Raises BackboneError."""
+    onnxruntime = runtime()
     if device not in PROVIDERS:
         raise BackboneError(f"ONNX Runtime is not used on {device!r} here.", f"Choose one of: {', '.join(PROVIDERS)}.")
     wanted, options = PROVIDERS[device], onnxruntime.SessionOptions()
@@ -177,10 +188,10 @@ def session(model: Path | bytes, device: str) -> onnxruntime.InferenceSession:
     if device == "cuda":
         providers = [(wanted, {"use_tf32": "0"})]  # float32 is float32, as torch has it
         onnxruntime.set_default_logger_severity(4)
-        if hasattr(onnxruntime, "preload_dlls") and wanted in onnxruntime.get_available_providers():
-            _preload()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            onnxruntime.preload_dlls()  # CUDA's, from the packages that torch installs; it prints which it misses
     try:
-        made = onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
+        made = onnxruntime.InferenceSession(str(model), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         if device == "cuda":
             raise _no_cuda(str(error).splitlines()[0]) from error
@@ -194,18 +205,9 @@ def session(model: Path | bytes, device: str) -> onnxruntime.InferenceSession:
     return made
 
 
-def _preload() -> None:
-    """CUDA's libraries from the packages that torch installs, where there are any; ONNX Runtime prints what it misses."""
-    import contextlib
-    import io
-
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        onnxruntime.preload_dlls()
-
-
 def _no_cuda(why: str) -> BackboneError:
     return BackboneError(
-        f"ONNX Runtime {onnxruntime.__version__} cannot compute on 'cuda' ({why}).",
+        f"ONNX Runtime {runtime().__version__} cannot compute on 'cuda' ({why}).",
         "Install onnxruntime-gpu with the CUDA and cuDNN that it was built for, or choose 'cpu'.",
     )
 
@@ -231,7 +233,7 @@ class OnnxTower:
             raise BackboneError(f"{MODEL} in {str(export.folder)!r} is not the one that its card is of.", "Export it again.")
         self._session = session(file, device)
         self._takes = self._session.get_inputs()[0].name
-        self._alone = onnxruntime.RunOptions()
+        self._alone = runtime().RunOptions()
         self._alone.only_execute_path_to_fetches = True
         given = [each.name for each in self._session.get_outputs()]
         if given != card["outputs"]:
