@@ -533,9 +533,7 @@ def test_a_full_queue_says_so_with_what_to_do_and_when_and_nothing_is_lost(serve
         assert meanwhile["promptscope_queue_length"] == 2 and meanwhile["promptscope_turns_waiting"] == 4
         refused = begin(served.address, 6)
         assert refused.status_code == 503 and refused.headers["retry-after"] == str(health.AGAIN_S)
-        sentence = (
-            "2 requests wait, as many as this page takes. Try again in 10 seconds: nothing was begun, nothing is lost."
-        )
+        sentence = "The queue is full (2 wait). Try again in 10 seconds: nothing was begun, nothing is lost."
         assert refused.json() == {"detail": sentence}
         of_a_browser = httpx.post(
             f"{served.address}/gradio_api/call/about", json={"data": []}, headers={"Sec-Fetch-Mode": "cors"}
