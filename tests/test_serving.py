@@ -35,7 +35,7 @@ from app.visits import Visits
 
 QUESTION, OTHER = "modality-zero-shot", "btmri-description-ensemble"
 ON = ("scope-mini", "cpu", "float32")
-HTTP = httpx.Client(timeout=120)  # beside other work
+HTTP = httpx.Client(timeout=120, limits=httpx.Limits(max_keepalive_connections=0))  # time enough beside other work
 
 
 def wait_for(what, seconds: float = 60) -> None:
