@@ -95,10 +95,12 @@ class Health:
             endpoint = fn.api_name if fn.api_visibility == "public" else "page"
             for event in events:
                 metrics.WAITING.labels("queue").observe(time.monotonic() - event.enqueue_time)
-            with metrics.timed(metrics.ANSWERING, endpoint=endpoint):
-                await process(events, batch, begun, fn)
-            for event in events:
-                ended = queue.event_analytics.pop(event._id, {}).get("status", "cancelled")
-                metrics.REQUESTS.labels(endpoint, ended).inc()
+            try:
+                with metrics.timed(metrics.ANSWERING, endpoint=endpoint):
+                    await process(events, batch, begun, fn)
+            finally:
+                for event in events:
+                    ended = queue.event_analytics.pop(event._id, {}).get("status", "cancelled")
+                    metrics.REQUESTS.labels(endpoint, ended).inc()
 
         queue.process_events = counted

@@ -36,7 +36,7 @@ class _Place:
     inputs: Sequence[engine.Input] = ()
     called: threading.Event = field(default_factory=threading.Event)
     rows: np.ndarray | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
     def answer(self) -> np.ndarray:
         """Raises what the forward raised."""
@@ -144,7 +144,7 @@ def _compute(group: list[_Place], forward: Forward) -> None:
             place.rows = rows[start : start + len(place.inputs)]
             start += len(place.inputs)
         metrics.BATCH.observe(len(inputs))
-    except Exception as error:
+    except BaseException as error:  # raised again by whoever asked
         if len(group) == 1:
             group[0].error = error
         else:

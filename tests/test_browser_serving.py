@@ -36,7 +36,7 @@ def test_who_waits_sees_how_many_are_before_him_and_a_full_queue_says_what_to_do
         expect(waits).not_to_contain_text("queue:")
         picture(tab, "waiting")
         example.click()
-        sentence = "3 requests wait, as many as this page takes. Try again in 10 seconds"
+        sentence = "The queue is full (3 wait). Try again in 10 seconds"
         expect(tab.get_by_text(sentence).first).to_be_visible(timeout=30_000)
         picture(tab, "full")
         free.touch()

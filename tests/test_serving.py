@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -34,9 +35,10 @@ from app.visits import Visits
 
 QUESTION, OTHER = "modality-zero-shot", "btmri-description-ensemble"
 ON = ("scope-mini", "cpu", "float32")
+HTTP = httpx.Client(timeout=120, limits=httpx.Limits(max_keepalive_connections=0))  # time enough beside other work
 
 
-def wait_for(what, seconds: float = 20) -> None:
+def wait_for(what, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until, "it did not come about"
@@ -224,7 +226,7 @@ def test_visitors_who_ask_at_once_share_a_forward_and_get_the_librarys_answers(t
         threads = in_threads(*(lambda k=k: visit(k) for k in range(6)))
         wait_for(lambda: compute.turns.waiting() == 6)
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert towers.images == [6]
     for k in range(6):
         np.testing.assert_allclose(found[k], expected[k], atol=1e-5)  # a batch changes the order of summation
@@ -254,7 +256,7 @@ def test_one_visitors_bad_image_is_not_anothers_error(towers, monkeypatch):
         threads = in_threads(lambda: visit("visitor-a", good), lambda: visit("visitor-b", bad))
         wait_for(lambda: compute.turns.waiting() == 2)
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert said["visitor-b"] == "The image holds no numbers. Choose another."
     np.testing.assert_allclose(said["visitor-a"][0], alone(1, towers.backbone), atol=1e-5)
 
@@ -471,7 +473,7 @@ def serving(folder: Path, **more):
 def served(tmp_path_factory):
     """A page whose queue takes two; ready when nothing is being made ready any more."""
     with serving(tmp_path_factory.mktemp("served"), max_waiting=2) as server:
-        wait_for(lambda: "warm" not in {thread.name for thread in threading.enumerate()}, 60)
+        wait_for(lambda: "warm" not in {thread.name for thread in threading.enumerate()}, 120)
         yield server
 
 
@@ -484,15 +486,15 @@ def png(k: int) -> bytes:
 
 def begin(address: str, k: int, name: str = "predict", **more) -> httpx.Response:
     """Uploads an image and asks for it; the answer says which event it is."""
-    (place,) = httpx.post(f"{address}/gradio_api/upload", files=[("files", (f"{k}.png", png(k)))]).json()
+    (place,) = HTTP.post(f"{address}/gradio_api/upload", files=[("files", (f"{k}.png", png(k)))]).json()
     data = [{"path": place, "meta": {"_type": "gradio.FileData"}}, "scope-mini", QUESTION, 0, "", "", False]
-    return httpx.post(f"{address}/gradio_api/call/{name}", json={"data": data} | more)
+    return HTTP.post(f"{address}/gradio_api/call/{name}", json={"data": data} | more)
 
 
 def finish(address: str, event: str) -> tuple[str, str]:
     """How an event ended, and what was said."""
     kind = ""
-    with httpx.stream("GET", f"{address}/gradio_api/call/predict/{event}", timeout=60) as answer:
+    with HTTP.stream("GET", f"{address}/gradio_api/call/predict/{event}") as answer:
         for line in answer.iter_lines():
             head, _, rest = line.partition(": ")
             if head == "event":
@@ -504,7 +506,7 @@ def finish(address: str, event: str) -> tuple[str, str]:
 
 def numbers(address: str, **more) -> dict[str, float]:
     """Every sample of /metrics, as Prometheus understands it: "name{label=value,...}" -> its number."""
-    answer = httpx.get(f"{address}/metrics", **more)
+    answer = HTTP.get(f"{address}/metrics", **more)
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     found = {}
     for family in text_string_to_metric_families(answer.text):
@@ -524,7 +526,7 @@ def test_a_full_queue_says_so_with_what_to_do_and_when_and_nothing_is_lost(serve
         events = [begin(served.address, k).json()["event_id"] for k in range(4)]
         wait_for(lambda: compute.turns.waiting() == 4)  # four are under way
         client = Client(served.address, verbose=False)
-        (place,) = httpx.post(f"{served.address}/gradio_api/upload", files=[("files", ("4.png", png(4)))]).json()
+        (place,) = HTTP.post(f"{served.address}/gradio_api/upload", files=[("files", ("4.png", png(4)))]).json()
         sent = {"path": place, "meta": {"_type": "gradio.FileData"}}
         jobs = [client.submit(sent, "scope-mini", QUESTION, api_name="/predict")]
         wait_for(lambda: jobs[0].status().rank == 0)  # none is before it
@@ -533,17 +535,15 @@ def test_a_full_queue_says_so_with_what_to_do_and_when_and_nothing_is_lost(serve
         assert meanwhile["promptscope_queue_length"] == 2 and meanwhile["promptscope_turns_waiting"] == 4
         refused = begin(served.address, 6)
         assert refused.status_code == 503 and refused.headers["retry-after"] == str(health.AGAIN_S)
-        sentence = (
-            "2 requests wait, as many as this page takes. Try again in 10 seconds: nothing was begun, nothing is lost."
-        )
+        sentence = "The queue is full (2 wait). Try again in 10 seconds: nothing was begun, nothing is lost."
         assert refused.json() == {"detail": sentence}
-        of_a_browser = httpx.post(
+        of_a_browser = HTTP.post(
             f"{served.address}/gradio_api/call/about", json={"data": []}, headers={"Sec-Fetch-Mode": "cors"}
         )
         assert (of_a_browser.status_code, of_a_browser.json()) == (429, {"detail": sentence})
-        assert httpx.get(f"{served.address}/health").status_code == 200, "busy is not broken"
+        assert HTTP.get(f"{served.address}/health").status_code == 200, "busy is not broken"
     rows = [json.loads(said)[0]["results"][0] for kind, said in (finish(served.address, e) for e in events)]
-    assert [row["status"] for row in rows] == ["ok"] * 5 and jobs[0].result(30)["results"][0]["status"] == "ok"
+    assert [row["status"] for row in rows] == ["ok"] * 5 and jobs[0].result(120)["results"][0]["status"] == "ok"
     after = numbers(served.address)
     assert grown(before, after, "promptscope_requests_refused_total") == 2
     client.close()
@@ -557,19 +557,19 @@ def test_who_waits_is_told_how_many_are_before_him(served):
         wait_for(lambda: compute.turns.waiting() == 4)
         jobs = []
         for k in range(2):
-            (place,) = httpx.post(f"{served.address}/gradio_api/upload", files=[("files", ("x.png", png(30 + k)))]).json()
+            (place,) = HTTP.post(f"{served.address}/gradio_api/upload", files=[("files", ("x.png", png(30 + k)))]).json()
             sent = {"path": place, "meta": {"_type": "gradio.FileData"}}
             jobs.append(client.submit(sent, "scope-mini", QUESTION, api_name="/predict"))
             wait_for(lambda k=k: jobs[k].status().rank == k)
     assert all(finish(served.address, event)[0] == "complete" for event in events)
     for job in jobs:
-        job.result(30)
+        job.result(120)
     client.close()
 
 
 def test_the_metrics_say_what_was_done(served):
     """Three right requests at once, one about a set that is not there, one endpoint that refuses; by hand."""
-    httpx.get(f"{served.address}/health")
+    HTTP.get(f"{served.address}/health")
     before = numbers(served.address)
     with compute.turns.alone("test"):
         events = [begin(served.address, 40 + k).json()["event_id"] for k in range(3)]
@@ -577,8 +577,8 @@ def test_the_metrics_say_what_was_done(served):
     for event in events:
         kind, said = finish(served.address, event)
         assert kind == "complete" and json.loads(said)[0]["results"][0]["status"] == "ok"
-    asked_for = httpx.post(f"{served.address}/gradio_api/call/job", json={"data": ["no-such-training"]}).json()["event_id"]
-    with httpx.stream("GET", f"{served.address}/gradio_api/call/job/{asked_for}", timeout=30) as answer:
+    asked_for = HTTP.post(f"{served.address}/gradio_api/call/job", json={"data": ["no-such-training"]}).json()["event_id"]
+    with HTTP.stream("GET", f"{served.address}/gradio_api/call/job/{asked_for}") as answer:
         assert "event: error" in answer.read().decode()
     done = "promptscope_requests_total{endpoint=predict,outcome=success}"
     wait_for(lambda: grown(before, numbers(served.address), done) == 3)
@@ -606,12 +606,12 @@ def test_the_metrics_say_what_was_done(served):
 
 def test_the_metrics_and_health_name_nobody_and_no_file(served):
     session = "a-session-of-somebody"
-    (place,) = httpx.post(f"{served.address}/gradio_api/upload", files=[("files", ("DOE^JANE.png", png(50)))]).json()
+    (place,) = HTTP.post(f"{served.address}/gradio_api/upload", files=[("files", ("DOE^JANE.png", png(50)))]).json()
     data = [{"path": place, "orig_name": "DOE^JANE.png", "meta": {"_type": "gradio.FileData"}}, "scope-mini", QUESTION, 0, "", "", False]  # fmt: skip
-    event = httpx.post(f"{served.address}/gradio_api/call/predict", json={"data": data, "session_hash": session}).json()
+    event = HTTP.post(f"{served.address}/gradio_api/call/predict", json={"data": data, "session_hash": session}).json()
     finish(served.address, event["event_id"])
-    httpx.post(f"{served.address}/gradio_api/call/DOE", json={"data": []})
-    said = httpx.get(f"{served.address}/metrics").text + httpx.get(f"{served.address}/health").text
+    HTTP.post(f"{served.address}/gradio_api/call/DOE", json={"data": []})
+    said = HTTP.get(f"{served.address}/metrics").text + HTTP.get(f"{served.address}/health").text
     assert "DOE" not in said and session not in said and place not in said
     labels = {line.partition("{")[2].partition("=")[0] for line in said.splitlines() if line.startswith("promptscope")}
     assert labels <= {"", "endpoint", "where", "work", "le", "result", "state"}
@@ -625,16 +625,16 @@ def test_gradio_keeps_no_record_of_requests_that_are_over(served):
 
 
 def test_health_says_what_computes_and_why_nothing_would(served, monkeypatch):
-    good = httpx.get(f"{served.address}/health")
+    good = HTTP.get(f"{served.address}/health")
     said = good.json()
-    assert good.status_code == 200 and good.headers["cache-control"] == "no-store" and 0 < said.pop("uptime_s") < 600
+    assert good.status_code == 200 and good.headers["cache-control"] == "no-store" and 0 < said.pop("uptime_s") < 3600
     assert said == {
         "status": "ok", "reasons": [], "version": engine.__version__, "backbone": "scope-mini", "device": "cpu",
         "precision": "float32",
     }  # fmt: skip
 
     def reasons() -> list[str]:
-        answer = httpx.get(f"{served.address}/health")
+        answer = HTTP.get(f"{served.address}/health")
         assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
         return answer.json()["reasons"]
 
@@ -642,11 +642,12 @@ def test_health_says_what_computes_and_why_nothing_would(served, monkeypatch):
         patch.setattr(health, "STUCK_S", 0.1)
         with compute.turns.alone("test"):
             time.sleep(0.3)
-            assert reasons() == [text.UNHEALTHY_STUCK.format(seconds=0)]
+            (said,) = reasons()
+            assert re.fullmatch(r"A computation has been under way for \d+ s, and others wait for it\.", said)
     with monkeypatch.context() as patch:
         patch.setattr(models, "_ready", {})
         assert reasons() == ["The backbone scope-mini is not loaded."]
-        assert httpx.get(f"{served.address}/health").json()["device"] is None
+        assert HTTP.get(f"{served.address}/health").json()["device"] is None
     ended = threading.Thread(target=lambda: None)
     ended.start()
     ended.join()
@@ -659,7 +660,7 @@ def test_health_says_what_computes_and_why_nothing_would(served, monkeypatch):
         patch.setattr(served.app.get_blocks()._queue, "stopped", True)
         assert reasons() == [text.UNHEALTHY_QUEUE]
         assert begin(served.address, 70).json() == {"detail": text.STOPPING.format(seconds=10)}
-    assert httpx.get(f"{served.address}/health").status_code == 200
+    assert HTTP.get(f"{served.address}/health").status_code == 200
 
 
 def health_of(server) -> health.Health:
@@ -669,13 +670,13 @@ def health_of(server) -> health.Health:
 
 def test_with_a_password_health_is_open_and_metrics_are_not(tmp_path):
     with serving(tmp_path, auth=("ann", "secret")) as server:
-        assert httpx.get(f"{server.address}/health").json()["status"] == "ok"
-        assert httpx.get(f"{server.address}/metrics").status_code == 401
+        assert HTTP.get(f"{server.address}/health").json()["status"] == "ok"
+        assert HTTP.get(f"{server.address}/metrics").status_code == 401
         assert numbers(server.address, auth=("ann", "secret"))["promptscope_up"] == 1
         wrong = {"Authorization": "Basic " + base64.b64encode(b"ann:no").decode()}
-        assert httpx.get(f"{server.address}/metrics", headers=wrong).status_code == 401
-        assert httpx.post(f"{server.address}/health").status_code == 401
-        assert httpx.get(f"{server.address}/health/").status_code == 401
+        assert HTTP.get(f"{server.address}/metrics", headers=wrong).status_code == 401
+        assert HTTP.post(f"{server.address}/health").status_code == 401
+        assert HTTP.get(f"{server.address}/health/").status_code == 401
 
 
 def test_the_room_in_the_queue_is_a_setting():
