@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine import processor
-from engine.backbones import _precision
+from engine.backbones import _packed, _precision
 from engine.backbones._image_towers import ViT, image_tower
 from engine.backbones._text_towers import text_tower
 from engine.backbones.base import AttentionLayer, Embedded
@@ -210,6 +210,7 @@ class OpenCLIP:
         if dtype == _precision.AUTO:
             dtype = _precision.chosen(model.visual, files.config["model_cfg"]["vision_cfg"], size, device)
         self.dtype, self._model = dtype, model.to(DTYPES[dtype])
+        _packed.pack(model.visual, device, DTYPES[dtype])
         self.dim = int(files.config["model_cfg"]["embed_dim"])
         self.logit_scale = float(model.logit_scale.exp())
         self.context_length = int(text_cfg.get("context_length", 77))

@@ -39,6 +39,8 @@ def chosen(tower: nn.Module, architecture: dict[str, Any], size: int, device: st
 
     tower : an image tower in float32 on `device`; architecture : its configuration; size : S of its input (1, 3, S, S)
     """
+    if device != "cpu" and os.environ.get("SPACES_ZERO_GPU"):
+        return "bfloat16"  # the GPU is lent later, for seconds: nothing can be timed now, and every GPU lent there has the units
     path, key = folder() / "precision.json", _key(architecture, device)
     known = _read(path)
     if key not in known:

@@ -45,9 +45,9 @@ def sentence_features(backbone: Backbone, sentences: list[str]) -> Tensor:
 
 
 def description_means(backbone: Backbone, task: Task, most: int) -> Tensor:
-    """(C, D), unit length: each class's mean of its first `most` descriptions' unit features."""
+    """(C, D), unit length: each class's mean of its first `most` descriptions' unit features; 0 takes all."""
     classes = descriptions(task).classes
-    rows = [sentence_features(backbone, list(classes[name].sentences[:most])).mean(dim=0) for name in task.names]
+    rows = [sentence_features(backbone, list(classes[name].sentences[: most or None])).mean(dim=0) for name in task.names]
     return F.normalize(torch.stack(rows), dim=-1)
 
 

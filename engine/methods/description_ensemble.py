@@ -2,20 +2,18 @@
 
 Radford et al., arXiv:2103.00020, section 3.1.4 (ensembling in embedding space); with sentences that describe the class,
 Menon and Vondrick, arXiv:2210.07183. Each sentence is embedded and brought to unit length, the mean is brought to unit
-length again.
+length again. The sentences' features are kept between runs: a second start encodes none.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
 from engine.backbones.base import Backbone
+from engine.methods._descriptions import description_card, description_means
 from engine.methods.base import Configured, LabelledFeatures, linear_prompt_set
 from engine.prompts import PromptSet
-from engine.tasks import Task, descriptions
+from engine.tasks import Task
 from engine.training import Watch
 
 
@@ -38,13 +36,8 @@ class DescriptionEnsemble(Configured):
         seed: int = 1,
         watch: Watch | None = None,
     ) -> PromptSet:
-        bank = descriptions(task)
-        means = []
-        for name in task.names:
-            sentences = bank.classes[name].sentences[: self.config.sentences or None]
-            means.append(backbone.encode_texts(list(sentences)).mean(dim=0))  # unit rows -> (D,)
-        embeddings = F.normalize(torch.stack(means), dim=-1)
-        return linear_prompt_set(self, backbone, task, embeddings, descriptions={"bank": bank.task, "sha256": bank.sha256})
+        embeddings = description_means(backbone, task, self.config.sentences)  # (C, D)
+        return linear_prompt_set(self, backbone, task, embeddings, **description_card(task))
 
     def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
         return self.learn(backbone, task)

@@ -1,0 +1,40 @@
+"""Layers of a frozen tower on a processor, with their weights in the order in which oneDNN multiplies them.
+
+torch puts the weights of a layer in that order anew at every call, or multiplies by another library that needs none and is slower on
+some processors. Done once, a layer of ViT-B/16 takes 17 % less time in float32 and 7 % less in bfloat16 (LOG.md). Where
+a gradient is asked for, and where oneDNN is not there, a layer computes as it always did. The operators are those that
+torch.compile writes for a frozen model on a processor; torch documents neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class PackedLinear(nn.Linear):
+    packed: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def pack(tower: nn.Module, device: str, dtype: torch.dtype) -> None:
+    """Every linear layer of a frozen tower, in place; none where that is not possible."""
+    if device != "cpu" or not _is_possible(dtype):
+        return
+    for layer in tower.modules():
+        if type(layer) is nn.Linear:
+            layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight)
+            layer.__class__ = PackedLinear
+
+
+def _is_possible(dtype: torch.dtype) -> bool:
+    operators: Any = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not hasattr(operators, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and operators._is_mkldnn_bf16_supported())
