@@ -217,8 +217,13 @@ def precision_top1_agreement() -> dict[str, Any]:
             examples = engine.read_examples(DATA / folder, task, "test")
             examples = examples[:: -(-len(examples) // IMAGES)]  # spread over the whole list
             prompts = engine.prompt_set(f"{task.id}-description-ensemble-scope-mini", plain)
-            said = [prompts.scores(engine.features_of(examples, each, store=None)).argmax(axis=1) for each in (plain, ours)]
-            agree = int((said[0] == said[1]).sum())
+            said: list[list[int]] = [[], []]
+            for start in range(0, len(examples), BATCH):
+                read = [engine.read_image(each.path) for each in examples[start : start + BATCH]]
+                prepared = [engine.prepare(each, plain.preprocess) for each in read]
+                for answers, each in zip(said, (plain, ours), strict=True):
+                    answers += prompts.scores(engine.embed(prepared, each)).argmax(axis=1).tolist()
+            agree = sum(a == b for a, b in zip(*said, strict=True))
             by_task[folder] = agree / len(examples)
             same, found["images"] = same + agree, found["images"] + len(examples)
     if not found["images"]:

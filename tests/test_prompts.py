@@ -185,7 +185,7 @@ def test_a_shipped_set_is_what_its_method_makes_now(name, mini):
 
 
 def test_the_name_never_leaves_the_pattern(mini):
-    backbone = SimpleNamespace(id="local-dir:/tmp/Some Folder", weights_hash=HASH, logit_scale=1.0)
+    backbone = SimpleNamespace(id="local-dir:/tmp/Some Folder", weights_hash=HASH, dtype="float32", logit_scale=1.0)
     method = engine.METHODS["zero-shot"]()
     task = engine.task("oct_srf")
     backbone.encode_texts = mini.encode_texts

@@ -132,7 +132,7 @@ def made_set(
         "labels": list(task.names),
         "display": [label.display for label in task.labels],
         "method": {"name": method.name, "options": asdict(method.config)},
-        "backbone": {"id": backbone.id, "weights_hash": backbone.weights_hash},
+        "backbone": {"id": backbone.id, "weights_hash": backbone.weights_hash, "precision": backbone.dtype},
         "head": kind,
         "activation": "softmax",
         "template": None,
