@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT = [".git", ".venv", "runs", "tests", "docs", "test-artefacts"]  # what the machines do not need of the repository
+CONNECTING_S = 10
 
 
 class Actor:
@@ -47,13 +49,14 @@ def work(table: Table, numbers: list[int], address: str, workers: int) -> Iterat
     except ImportError:
         raise DataError("Ray is not installed here.", "pip install -r requirements-scale.txt") from None
     try:
+        _answers(address)
         ray.init(
             address,
             runtime_env={"working_dir": str(ROOT), "excludes": LEFT},
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"There is no Ray cluster at {address!r}.", "`ray start --head` prints its address.") from error
     try:
         context = ray.data.DataContext.get_current()
@@ -68,3 +71,10 @@ def work(table: Table, numbers: list[int], address: str, workers: int) -> Iterat
             yield int(row["chunk"])
     finally:
         ray.shutdown()
+
+
+def _answers(address: str) -> None:
+    """Raises OSError or ValueError where nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    if address not in ("local", "auto"):
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        socket.create_connection((host, int(port)), timeout=CONNECTING_S).close()
