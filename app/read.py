@@ -574,7 +574,7 @@ class Read:
         request: gr.Request | None,
         file: gr.FileData,
         label: str = "",
-        target: str = "class",
+        target: str = "rest",
         backbone: str = "",
         prompts: str = "",
         frame: int = 0,
@@ -587,7 +587,7 @@ class Read:
 
         file: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, WebP, BMP, or a zip of these
         label: a class of the prompt set, or nothing for the most probable one
-        target: class for the class alone, rest for it against all others, runner-up for it against the next probable one
+        target: rest for the class against all others, class for it alone, runner-up for it against the next probable one
         backbone: id of the model, or nothing for the page's own
         prompts: name of a prompt set, or a task's id, or nothing for the page's first question
         frame: from 1; 0 takes the middle one
@@ -724,9 +724,7 @@ class Read:
                 ui.care = gr.HTML("", elem_id="ps-care")
                 ui.classes = gr.Radio([], label=text.MAP_CLASS, visible=False, elem_id="ps-classes")
                 with gr.Group(visible=False, elem_id="ps-mapping") as ui.mapping:
-                    ui.target = gr.Dropdown(
-                        list(text.MAP_TARGETS), value="class", label=text.MAP_TARGET, elem_id="ps-target"
-                    )
+                    ui.target = gr.Dropdown(list(text.MAP_TARGETS), value="rest", label=text.MAP_TARGET, elem_id="ps-target")
                     maps = self.host.maps(settings.backbone)
                     first = maps[0][1] if maps else None
                     ui.method = gr.Dropdown(maps, value=first, label=text.MAP_METHOD, elem_id="ps-method")

@@ -68,7 +68,7 @@ REMOVED = "Left behind when the files of this upload came in"
 REMOVED_NONE = "Nothing that identifies somebody was found in the files' headers."
 MAP_CLASS = "Map shows what speaks for"
 MAP_TARGET = "Compared with"
-MAP_TARGETS = (("nothing: the class alone", "class"), ("all other classes", "rest"), ("the runner-up", "runner-up"))
+MAP_TARGETS = (("all other classes", "rest"), ("nothing: the class alone", "class"), ("the runner-up", "runner-up"))
 MAP_METHOD = "Made by"
 MAP_TITLES = {
     "integrated-gradients": "integrated gradients",
