@@ -351,13 +351,6 @@ def test_a_provider_that_does_not_run_is_said_and_nothing_falls_back(pairs):
         engine.load_backbone(pair.onnx.id, device="tpu")
 
 
-def test_threads_are_those_that_the_process_may_use(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert _onnx.threads() == 3
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert 1 <= _onnx.threads() <= len(os.sched_getaffinity(0))
-
-
 # --- int8 with images, the command line, the lists -----------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from engine.errors import BackboneError
 from engine.preprocess import Preprocess
+from engine.processor import threads
 from engine.store import digest_of
 from engine.store import folder as cache
 from engine.types import VisualPrompt
@@ -151,20 +152,6 @@ def load(id: str, device: str, dtype: str) -> OnnxTower:
     """The image tower of backbone `id` (without the prefix). Raises BackboneError."""
     export = find(id, dtype)
     return (OnnxViT if ATTENTION in export.card["outputs"] else OnnxTower)(export, device)
-
-
-def threads() -> int:
-    """As torch takes them: OMP_NUM_THREADS, else the cores that this process may use; no more than its cgroup may spend."""
-    named = os.environ.get("OMP_NUM_THREADS", "").strip()
-    if named.isascii() and named.isdigit() and int(named):
-        return int(named)
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")  # "max 100000", or microseconds that may be spent in each so many
-    if quota.is_file():
-        most, each = quota.read_text().split()
-        if most != "max":
-            count = min(count, max(1, round(int(most) / int(each))))
-    return count
 
 
 def runtime() -> Any:
