@@ -264,8 +264,8 @@ def verdict(score: float, random: Sequence[float], centre: float, moved: float, 
     if beaten < SURE * orders:
         return f"This map may be no better than a random one ({than}): do not rely on it."
     words = (
-        "Taking away what the map marks lowers the probability, and showing it raises it, on the whole faster than random places "
-        f"do ({than})."
+        f"This map is better than a random one ({than}): taking away what it marks lowers the probability, and showing it raises "
+        "it, on the whole sooner."
     )
     if centre >= score:
         words += " Going from the centre of the image outwards does it as fast, so that the map may say no more than that."

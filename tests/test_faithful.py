@@ -229,7 +229,7 @@ def said(beaten: int, orders: int = 20, centre: float = 0.0, moved: float = 1.0,
 
 
 def test_the_verdict_at_its_borders():
-    good, maybe, none = "Taking away what the map marks", "This map may be no better", "This map is no better"
+    good, maybe, none = "This map is better than a random one", "This map may be no better", "This map is no better"
     expected = {20: good, 19: good, 18: maybe, 11: maybe, 10: none, 0: none}
     for beaten, words in expected.items():
         assert said(beaten).startswith(words) and f"better than {beaten} of 20 random orders" in said(beaten)
