@@ -42,13 +42,14 @@ class Screen:
     held: list[cases.Case] = field(default_factory=list)
     task: str = ""
 
-    def change(self, turn: int = 0) -> int:
-        """Another study, or none. Returns its number; 0, and nothing is changed, where a later act came first."""
+    def change(self, turn: int | None = None) -> int:
+        """Another study, or none. turn : of the act, 0 before the page counts. Returns the study's number; 0, and nothing is
+        changed, where a later act came first."""
         with _screens:
-            if turn and turn < self.turn:
+            if turn is not None and turn < self.turn:
                 return 0
             self.study, self.series, self.view = self.study + 1, self.series + 1, self.view + 1
-            self.turn = max(turn, self.turn)
+            self.turn = max(turn or 0, self.turn)
             return self.study
 
     @property

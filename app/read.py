@@ -723,7 +723,7 @@ class Read:
                 ui.result = gr.HTML("", elem_id="ps-bars")
                 ui.care = gr.HTML("", elem_id="ps-care")
                 ui.classes = gr.Radio([], label=text.MAP_CLASS, visible=False, elem_id="ps-classes")
-                with gr.Group(visible=False, elem_id="ps-mapping") as ui.mapping:
+                with gr.Group(visible=False) as ui.mapping:
                     ui.target = gr.Dropdown(list(text.MAP_TARGETS), value="rest", label=text.MAP_TARGET, elem_id="ps-target")
                     maps = self.host.maps(settings.backbone)
                     first = maps[0][1] if maps else None
@@ -778,9 +778,7 @@ class Read:
         def then_look(event: Any) -> None:
             thumbnails(event.then(self.look_anew, asked, anew, show_progress_on=[ui.view, ui.result], **every))
 
-        turn = (
-            "(screen) => [screen, window.promptscopeTurn.next()]"  # which act came first, whichever the server hears first
-        )
+        turn = "(screen) => [screen, window.promptscopeTurn?.next() ?? 0]"  # which act came first, whichever the server hears first
         for source in (ui.drop, ui.folder):
             then_look(
                 source.upload(
@@ -789,7 +787,7 @@ class Read:
                     opened,
                     concurrency_limit=4,
                     show_progress_on=[ui.view],
-                    js="(files, screen) => [files, screen, window.promptscopeTurn.sent]",
+                    js="(files, screen) => [files, screen, window.promptscopeTurn?.sent ?? 0]",
                     **every,
                 )
             )
@@ -815,7 +813,7 @@ class Read:
         chosen = [ui.reading, ui.screen, ui.classes, ui.target, ui.method]
         for control in (ui.classes, ui.target, ui.method):
             control.input(self.redraw, [*chosen, ui.opacity], [ui.view, *testing], show_progress_on=ui.view, **last)
-        ui.check.click(self.test, chosen, testing, show_progress_on=ui.chance, **HIDDEN)
+        ui.check.click(self.test, chosen, testing, show_progress_on=ui.chance, **every)  # also while a stopped one ends
         ui.check_stop.click(self.stop_test, ui.screen, testing, **every)
         # Fading needs no server: the map is a layer of its own.
         fade = "(v) => { document.querySelectorAll('.ps-map').forEach((m) => { m.style.opacity = v }); }"

@@ -387,6 +387,8 @@ def test_the_visitors_last_act_counts_in_whatever_order_the_server_hears_of_them
     handlers.open_sample("CT", screen, 1)
     handlers.clear(screen, 3)
     assert screen.held == []
+    early = [str(shutil.copy(CT, tmp_path / "early.dcm"))]  # chosen before the page counted
+    assert [set(each) for each in handlers.open_files(early, screen, 0)] == [{ui.drop}] and screen.held == []
     sent = [str(shutil.copy(CT, tmp_path / "late.dcm"))]
     (late,) = handlers.open_files(sent, screen, 2)
     assert set(late) == {ui.drop} and not Path(sent[0]).exists() and screen.held == []

@@ -507,7 +507,7 @@ def test_what_is_still_on_its_way_at_clear_is_not_opened(visit, series):
 
 def test_a_map_of_another_kind_is_chosen_and_tested_against_chance(visit):
     upload(visit, CT)
-    expect(visit.locator("#ps-mapping")).to_be_visible(timeout=60_000)
+    expect(visit.locator("#ps-method")).to_be_visible(timeout=60_000)
     before = visit.locator(".ps-map").get_attribute("src")
     visit.locator("#ps-method input").click()
     visit.get_by_role("option", name="attention of the last layer").click()

@@ -138,7 +138,7 @@ def test_evaluate_on_class_folders(capsys, tmp_path):
 def test_bench_measures_a_key_and_refuses_an_unknown_one(capsys):
     code, out, _ = run(capsys, "bench", "--only", "mini_tower_ms", "--json")
     found = json.loads(out)
-    assert code == 0 and found["mini_tower_ms"]["value"] > 0 and found["machine"]["cores"] >= 1
+    assert code == 0 and found["keys"]["mini_tower_ms"]["value"] > 0 and found["machine"]["cores"] >= 1
     code, _, err = run(capsys, "bench", "--only", "speed_of_light")
     assert code == 2 and "bench has no key 'speed_of_light'" in err
 

@@ -416,10 +416,12 @@ def test_the_bench_measures_this_path(monkeypatch):
         answered.append(len(answers))
         return answers
 
-    monkeypatch.setattr(bench, "full_size", lambda: backbone)
+    monkeypatch.setattr(bench, "default", lambda: backbone)
+    monkeypatch.setattr(bench, "tower_bytes", lambda backbone: 0)
     monkeypatch.setattr(bench, "random_prompts", lambda backbone, seed: a_set())
     monkeypatch.setattr(engine, "compare_image", compared)
     found = bench.compare8_over_1()
     assert answered.count(8) == answered.count(1) == len(answered) / 2
     assert backbone.forwards == len(answered)
-    assert found["value"] == found["eight_ms"] / found["one_ms"] and found["one_ms"] > 0
+    one, eight = (found["parts"][each]["ms"] for each in ("one", "eight"))
+    assert found["value"] == eight / one and one > 0

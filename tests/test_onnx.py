@@ -195,7 +195,7 @@ def test_what_needs_more_than_an_image_tower_is_refused_with_a_sentence(pairs):
         engine.predict(image, pair.onnx, replace(shared, head=conditional))
     with pytest.raises(engine.ExplainError, match="cannot carry the map 'legrad'"):
         prompts = engine.PromptSet.load("btmri-coop-scope-mini")
-        engine.explain(engine.prepare(image, pair.onnx.preprocess), pair.onnx, prompts, [prompts.labels[0]])
+        engine.explain(engine.prepare(image, pair.onnx.preprocess), pair.onnx, prompts, [prompts.labels[0]], "legrad")
 
 
 def test_a_set_of_other_weights_is_refused(pairs):

@@ -415,17 +415,18 @@ def read():
 
 def test_files_are_read_while_somebody_computes(read, tmp_path):
     files = [str(path) for path in write_series(tmp_path / "ct", slices=3, side=32)]
+    screen = Screen()
     with compute.turns.alone("test"):
-        *_, last = read.open_files(files, [], Screen(), False)
-        held = last[read.ui.held]
-        assert len(held) == 1 and read.image(held, 0, 2, "", 40, 400, False, "").shape == (32, 32)
-    cases.forget(held)
+        list(read.open_files(files, screen, 1))
+        assert len(screen.held) == 1 and read.image(screen, 0, 2, "", 40, 400, False, "").shape == (32, 32)
+    cases.forget(screen.held)
 
 
 def test_the_next_frames_of_a_volume_are_decoded_while_these_are_computed(read, tmp_path, monkeypatch):
     files = [str(path) for path in write_series(tmp_path / "ct", slices=40, side=32)]
-    *_, last = read.open_files(files, [], Screen(), False)
-    (case,) = last[read.ui.held]
+    screen = Screen()
+    list(read.open_files(files, screen, 1))
+    (case,) = screen.held
     decoded, known = [], []
     ask = engine.sandbox().ask
 

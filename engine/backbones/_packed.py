@@ -8,6 +8,7 @@ torch.compile writes for a frozen model on a processor; torch documents neither.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -15,7 +16,15 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Linear):
+    """A copy is a plain layer: its numbers may be changed (maps of random weights) or written to a file (ONNX)."""
+
     packed: Tensor
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Linear:
+        plain = nn.Linear.__new__(nn.Linear)
+        memo[id(self)] = plain
+        plain.__dict__.update(copy.deepcopy({k: v for k, v in self.__dict__.items() if k != "packed"}, memo))
+        return plain
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():

@@ -4,7 +4,8 @@
 
 whose values are as the method makes them, not normalised: drawing decides the scale. The annotation of its first
 parameter is the capability that it needs; `explanations_for` keeps those a backbone can carry, the first of which is what is shown
-unasked. So the order is by how faithful they are (docs/faithful.md), but for occlusion, which takes too long unasked.
+unasked. So the order is by how faithful they are (docs/faithful.md), those that know no class after those that do, and occlusion
+last, which takes too long unasked.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ EXPLANATIONS = Registry(
     ExplainError,
     {
         "integrated-gradients": "engine.explain.integrated_gradients:integrated_gradients",
-        "rollout": "engine.explain.rollout:rollout",
         "legrad": "engine.explain.legrad:legrad",
-        "attention": "engine.explain.attention:attention",
         "grad-eclip": "engine.explain.grad_eclip:grad_eclip",
         "grad-cam": "engine.explain.grad_cam:grad_cam",
         "patch-similarity": "engine.explain.patch_similarity:patch_similarity",
+        "rollout": "engine.explain.rollout:rollout",
+        "attention": "engine.explain.attention:attention",
         "occlusion": "engine.explain.occlusion:occlusion",
     },
 )
