@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +24,14 @@ def check(
     prompts: engine.PromptSet,
     asked: compute.Asked,
     backbone: engine.Backbone,
-    seen: np.ndarray,
-    far: Callable[[int], None],
+    shape: tuple[int, int],
+    covered: Sequence[engine.Box] = (),
+    far: Callable[[int], None] = lambda done: None,
 ) -> engine.Chance:
-    """The map's deletion and insertion curves beside those of random orders. far : is told before each batch how many images
-    have passed, and ends the check by raising. Raises EngineError."""
+    """The map's deletion and insertion curves beside those of random orders. shape, covered : of the image; what shows nothing of it
+    stays as it is. far : is told before each batch how many images have passed, and ends the check by raising. Raises EngineError."""
+    grid = heatmap.values.shape[0], heatmap.values.shape[1]
+    seen = engine.seen_cells(prepared.box, shape, grid, covered)
     asked, done = replace(asked, visitor=""), 0  # nobody sent these images: they are not remembered
 
     def score(inputs: list[engine.Input]) -> np.ndarray:
@@ -36,8 +40,21 @@ def check(
         done += len(inputs)
         return compute.score(inputs, asked)
 
-    values = heatmap.values
-    return engine.against_chance(prepared, backbone, prompts, heatmap.label, values, STEPS, ORDERS, seen=seen, score=score)
+    return engine.against_chance(
+        prepared, backbone, prompts, heatmap.label, heatmap.values, STEPS, ORDERS, seen=seen, score=score
+    )
+
+
+def as_row(chance: engine.Chance) -> dict[str, Any]:
+    """For programs. Scores are insertion minus deletion."""
+    return {
+        "verdict": chance.verdict,
+        "deletion_auc": chance.curves.deletion_auc,
+        "insertion_auc": chance.curves.insertion_auc,
+        "score": chance.curves.score,
+        "random": [each.score for each in chance.random],
+        "centre": chance.centre.score,
+    }
 
 
 def drawn(chance: engine.Chance, title: str) -> str:

@@ -341,10 +341,9 @@ class Read:
             heatmap = compute.draw(reading.prepared, label, asked)
             if heatmap is None:
                 raise engine.ExplainError(text.NO_MAP)
-            grid = heatmap.values.shape[0], heatmap.values.shape[1]
-            seen = engine.seen_cells(reading.prepared.box, reading.shape, grid, reading.covered)
             backbone = self.host.backbone(asked.backbone)
-            found = chance.check(reading.prepared, heatmap, reading.prompts, asked, backbone, seen, far)
+            image = reading.shape, reading.covered
+            found = chance.check(reading.prepared, heatmap, reading.prompts, asked, backbone, *image, far)
             said = chance.drawn(found, text.MAP_TITLES.get(heatmap.method, heatmap.method))
         except engine.EngineError as error:
             said = render.error(str(error))
@@ -618,36 +617,18 @@ class Read:
         small = engine.smaller(image, render.LONGEST)
         placed = _placed(heatmap, small, image.shape)
         drawn = render.data_address(engine.overlay(small, placed))
-        answer = {
+        told = None
+        if check:
+            model = self.host.backbone(asked.backbone)
+            told = chance.as_row(chance.check(found.prepared, heatmap, learned, asked, model, image.shape))
+        return {
             "notice": text.NOTICE,
             "label": label,
             "target": target,
             "method": heatmap.method,
             "is_flat": engine.is_flat(placed),
-        }
-        return answer | {
-            "chance": self._chance(found.prepared, heatmap, learned, asked, image.shape) if check else None,
+            "chance": told,
             "image": drawn,
-        }
-
-    def _chance(
-        self,
-        prepared: engine.Input,
-        heatmap: engine.Heatmap,
-        prompts: engine.PromptSet,
-        asked: compute.Asked,
-        shape: tuple[int, int],
-    ) -> dict[str, Any]:
-        grid = heatmap.values.shape[0], heatmap.values.shape[1]
-        seen = engine.seen_cells(prepared.box, shape, grid)
-        found = chance.check(prepared, heatmap, prompts, asked, self.host.backbone(asked.backbone), seen, lambda done: None)
-        return {
-            "verdict": found.verdict,
-            "deletion_auc": found.curves.deletion_auc,
-            "insertion_auc": found.curves.insertion_auc,
-            "score": found.curves.score,
-            "random": [each.score for each in found.random],
-            "centre": found.centre.score,
         }
 
     # layout and wiring
