@@ -219,7 +219,8 @@ def public_page(folder: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     more = {"PROMPTSCOPE_PORT": str(port), "PROMPTSCOPE_PUBLIC": "1", "PROMPTSCOPE_DEVICE": "cpu", "TMPDIR": str(folder)}
-    environment = os.environ | more | {"GRADIO_TEMP_DIR": str(folder / "gradio")}
+    exact = {"PROMPTSCOPE_PRECISION": "float32"}  # answers are held against the library's to 1e-5
+    environment = os.environ | exact | more | {"GRADIO_TEMP_DIR": str(folder / "gradio")}
     with (folder / "log").open("w") as log:
         server = subprocess.Popen([sys.executable, "-m", "app"], cwd=ROOT, env=environment, stdout=log, stderr=log)
         address = f"http://127.0.0.1:{port}/"
