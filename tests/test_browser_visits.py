@@ -57,6 +57,7 @@ def test_a_visit_that_was_closed_is_deleted(chromium, public):  # noqa: F811
     teach(tab)
     make(tab)
     (kept,) = set(folder.glob("promptscope-*/workspace")) - others
+    tab.wait_for_timeout(5000)  # what is still answered when a tab closes opens it again, until the idle limit
     context.close()
     left = time.monotonic() + GRACE_S + 15 + 30  # the browser's heartbeat, the sweep
     while kept.exists() and time.monotonic() < left:
