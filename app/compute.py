@@ -58,10 +58,9 @@ def _alone(work: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Asked:
-    """Which model and which question. device : "cpu" or "cuda"; target : of the map, "" for no map; method : of the map, "" for the first that
-    the backbone can carry; folder : of the
-    visitor's own prompt sets, "" for none; task : his own that the question is about, or None; visitor : whose images these are
-    (app.seen), "" for nobody's."""
+    """Which model and which question. device : "cpu" or "cuda"; target : of the map, "" for no map; method : of the map, "" for the
+    first that the backbone can carry; folder : of the visitor's own prompt sets, "" for none; task : his own that the question is
+    about, or None; visitor : whose images these are (app.seen), "" for nobody's."""
 
     backbone: str
     prompts: str
@@ -149,9 +148,9 @@ def side_by_side(
     with turns.coming():
         prepared = engine.prepare(image, backbone.preprocess)
         encode = _encoder([prepared], backbone, asked, sets)
-    offered = engine.explanations_for(backbone)
+    first = "" if engine.explanations_for(backbone) else None
     with _alone("map"):
-        return prepared, engine.compare_image(prepared, backbone, sets, offered[0] if offered else None, label, encode)
+        return prepared, engine.compare_image(prepared, backbone, sets, first, label, encode)
 
 
 @_in_turn
@@ -233,5 +232,4 @@ def _has_map(backbone: engine.Backbone, prompts: engine.PromptSet, target: str) 
 def _map(
     prepared: engine.Input, backbone: engine.Backbone, prompts: engine.PromptSet, label: str, asked: Asked
 ) -> engine.Heatmap:
-    method = asked.method or engine.explanations_for(backbone)[0]
-    return engine.explain(prepared, backbone, prompts, [label], method, asked.target)[0]
+    return engine.explain(prepared, backbone, prompts, [label], asked.method, asked.target)[0]

@@ -378,10 +378,7 @@ def curve(points: Sequence[Sequence[Any]]) -> str:
     )
     said = text.CURVE.format(epoch=f"{last:g}", loss=f"{points[-1][1]:.3g}")
     key = [(0, text.LOSS)] + ([(1, text.HELD_OUT_SO_FAR)] if rights else [])
-    lines = "".join(
-        f'<li><svg class="ps-plot"><line class="ps-line{i}" x1="0" y1="4" x2="28" y2="4"/></svg>{words}</li>'
-        for i, words in key
-    )
+    lines = "".join(render.keyed(i, words) for i, words in key)
     return (
         f'<svg class="ps-plot ps-still" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said)}">'
         f'<rect x="{left}" y="{top}" width="{across}" height="{down}"/>{marks}{ends}'

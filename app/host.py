@@ -31,7 +31,8 @@ class Screen:
 
     It is changed where it lies, since what a handler gives back reaches the session later, and not always in order. study :
     what was opened (in Teach the question); series : which part of it; view : how that is looked at; turn : the visitor's
-    latest act, as the browser counts them; check : of a map, the latest that was asked for or stopped; held : the cases that are open in Read; task : the question in Teach
+    latest act, as the browser counts them; check : of a map, the latest that was asked for or stopped; held : the cases that are
+    open in Read; task : the question in Teach
     """
 
     study: int = 0

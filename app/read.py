@@ -605,7 +605,7 @@ class Read:
         with cases.only(file["path"]) as series:
             index = frame - 1 if frame else engine.middle(series)
             image = series.frame(index, engine.named_window(window) if window else None)
-        found, learned = compute.classify(image, asked), self.host.prompts(asked)
+        found, learned = compute.classify(image, replace(asked, target="")), self.host.prompts(asked)
         label = label or found.prediction.ranked()[0][0]
         if label not in learned.labels:
             raise engine.PromptSetError(

@@ -205,6 +205,11 @@ def pooled(curve: engine.Curve, prompts: engine.PromptSet, how: str, at: int) ->
     )
 
 
+def keyed(line: int, words: str) -> str:
+    """What a line of a plot is, for the list below it. line : number of its style."""
+    return f'<li><svg class="ps-plot"><line class="ps-line{line}" x1="0" y1="4" x2="28" y2="4"/></svg>{escape(words)}</li>'
+
+
 def _plot(curve: engine.Curve, prompts: engine.PromptSet, labels: list[str], at: int) -> str:
     width, height, left, top, right, bottom = PLOT
     across, down = width - left - right, height - top - bottom
@@ -229,8 +234,7 @@ def _plot(curve: engine.Curve, prompts: engine.PromptSet, labels: list[str], at:
         values = curve.probabilities[0][:, prompts.labels.index(label)]
         points = " ".join(f"{x(float(f)):.1f},{y(float(p)):.1f}" for f, p in zip(curve.frames, values, strict=True))
         parts.append(f'<polyline class="ps-line{i}" points="{points}"/>')
-        name = escape(prompts.display(label))
-        key.append(f'<li><svg class="ps-plot"><line class="ps-line{i}" x1="0" y1="4" x2="28" y2="4"/></svg>{name}</li>')
+        key.append(keyed(i, prompts.display(label)))
     parts.append(f'<line class="ps-now" x1="{x(at):.1f}" y1="{top}" x2="{x(at):.1f}" y2="{top + down}"/>')
     parts.append(f'<rect class="ps-plot-area" x="{left}" y="{top}" width="{across}" height="{down}"/>')
     said = escape(f"Probability over {curve.total} frames of: {', '.join(prompts.display(label) for label in labels)}")

@@ -148,16 +148,17 @@ def _curves(
     batch: int = BATCH,
     score: Score | None = None,
 ) -> list[Curves]:
-    """One Curves an order (n,). Every input that several orders share is encoded once. Raises ExplainError."""
+    """One Curves an order, which need not have as many cells as the others (a map may say nothing of some). Every input that
+    several orders share is encoded once. Raises ExplainError."""
     if steps < 1:
         raise ExplainError(f"A curve of {steps} steps cannot be drawn.", "Ask for at least 1.")
     prompts = bound(prompts, backbone)
     if label not in prompts.labels:
         raise ExplainError(f"{label!r} is no class of the prompt set {prompts.name!r}.")
-    counts = np.unique(np.rint(np.linspace(0, len(orders[0]), steps + 1)).astype(int))
     wanted: dict[bytes, np.ndarray] = {}  # each set of cells that is taken away, once
-    rows: list[tuple[list[bytes], list[bytes]]] = []
+    rows: list[tuple[np.ndarray, list[bytes], list[bytes]]] = []
     for order in orders:
+        counts = np.unique(np.rint(np.linspace(0, len(order), steps + 1)).astype(int))
         deleted: list[bytes] = []
         inserted: list[bytes] = []
         for count in counts:
@@ -166,12 +167,11 @@ def _curves(
                 gone[cells] = True
                 keys.append(gone.tobytes())
                 wanted.setdefault(keys[-1], gone)
-        rows.append((deleted, inserted))
+        rows.append((counts / counts[-1], deleted, inserted))
     score = score or (lambda inputs: prompts.probabilities(embed(inputs, backbone, prompts.visual_prompt)))
     found = _probabilities(prepared, score, np.stack(list(wanted.values())), grid, fill, batch)
     known = dict(zip(wanted, found[:, prompts.labels.index(label)].astype(float), strict=True))
-    shares = counts / counts[-1]
-    return [Curves(shares, np.array([known[k] for k in d]), np.array([known[k] for k in i])) for d, i in rows]
+    return [Curves(shares, np.array([known[k] for k in d]), np.array([known[k] for k in i])) for shares, d, i in rows]
 
 
 def _probabilities(
@@ -514,7 +514,7 @@ def score_maps(
             if first:
                 every |= {"random": _pairs(seen, orders, [seed, turn]), "centre": [_order(centred(grid), seen, seed)]}
             flat = [order for some in every.values() for order in some]
-            curves = iter(_curves_by_length(prepared, backbone, prompts, label, flat, grid, steps, fill))
+            curves = iter(_curves(prepared, backbone, prompts, label, flat, grid, steps, fill))
             for name, some in every.items():
                 each = [next(curves) for _ in some]
                 deletion[name] = float(np.mean([c.deletion_auc for c in each]))
@@ -541,25 +541,6 @@ def _pairs(seen: np.ndarray, orders: int, seed: list[int]) -> list[np.ndarray]:
     for i in range(orders):
         found.append(found[-1][::-1] if i % 2 else rng.permutation(cells))
     return found
-
-
-def _curves_by_length(
-    prepared: Input,
-    backbone: Backbone,
-    prompts: PromptSet,
-    label: str,
-    orders: list[np.ndarray],
-    grid: tuple[int, int],
-    steps: int,
-    fill: str,
-) -> list[Curves]:
-    """As `_curves`, of orders that may have unequal numbers of cells (a map may say nothing of some)."""
-    found: dict[int, Curves] = {}
-    for length in {len(order) for order in orders}:
-        which = [i for i, order in enumerate(orders) if len(order) == length]
-        some = _curves(prepared, backbone, prompts, label, [orders[i] for i in which], grid, steps, fill)
-        found |= dict(zip(which, some, strict=True))
-    return [found[i] for i in range(len(orders))]
 
 
 @dataclass(frozen=True)
