@@ -505,7 +505,7 @@ def _import_bank(args: argparse.Namespace) -> int:
     target = args.out if args.out.suffix == ".json" else Path(f"{args.task}.json")
     if target.exists() and not args.force:
         raise engine.DataError(f"There is a file {str(target)!r} already.", "Add --force to replace it.")
-    target.write_text(json.dumps(bank, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    target.write_text(engine.bank_text(bank), encoding="utf-8")
     if not args.json:
         print("Set PROMPTSCOPE_DESCRIPTIONS to the folder of this file to learn from it:")
     return _written(target, args)

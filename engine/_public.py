@@ -62,7 +62,20 @@ from engine.scratch import PrivateFolder
 from engine.store import Store, erase
 from engine.study import BUDGETS, Plan, check_plan, study
 from engine.table import Filled, Table, predict_archive
-from engine.tasks import ClassDescriptions, DescriptionBank, Label, Task, descriptions, task, tasks
+from engine.tasks import (
+    NAMES,
+    SLOTS,
+    ClassDescriptions,
+    DescriptionBank,
+    Label,
+    Task,
+    bank_text,
+    descriptions,
+    made_bank,
+    read_bank,
+    task,
+    tasks,
+)
 from engine.training import Watch
 from engine.tune import EXACT, task_of, tune
 from engine.types import About, Box, Example, Heatmap, Image, Input, Interval, Prediction, Series, VisualPrompt, Window

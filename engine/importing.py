@@ -26,7 +26,7 @@ from engine.context import HAND_WRITTEN, Prompts
 from engine.errors import DataError, PromptSetError
 from engine.methods import METHODS, papers
 from engine.prompts import PromptSet
-from engine.tasks import Task
+from engine.tasks import ClassDescriptions, DescriptionBank, Task, made_bank
 
 LICENCE = "unknown: imported by the user"
 TOLERANCE = 1e-3  # of an embedding's elements: half precision rounds them by less
@@ -274,8 +274,8 @@ def _check_words(
 # --- description banks --------------------------------------------------------------------------------------------------
 
 
-def import_bank(path: str | Path, task: Task, name: str | None = None) -> dict[str, Any]:
-    """Upstream's sentences in the form of assets/descriptions/<task>.json, for the classes of a task.
+def import_bank(path: str | Path, task: Task, name: str | None = None) -> DescriptionBank:
+    """Upstream's sentences as a bank for the classes of a task.
 
     A prompt_templates.py (its literals are parsed, it is not run; name : which of BANKS, else the first there), a JSON file
     of MedPromptCLIP (class to sentences) or of MIU-VL (image to prefix, name and suffix of each class).
@@ -312,19 +312,13 @@ def import_bank(path: str | Path, task: Task, name: str | None = None) -> dict[s
     for label, (key,) in of.items():
         sentences = [_sentence(each) for each in found[key] if each.strip()]
         repeated += len(sentences) - len(set(sentences))
-        classes[label] = {
-            "synonyms": {slot: [] for slot in ("medical", "query", "lay")},
-            "attributes": {
-                slot: attributes.get(label, {}).get(slot, []) for slot in ("colour", "shape", "location", "texture")
-            },
-            "sentences": sentences,
-            "negatives": [],
-        }
-    silent = [label for label, about in classes.items() if not about["sentences"]]
+        words = {slot: tuple(each) for slot, each in attributes.get(label, {}).items()}
+        classes[label] = ClassDescriptions({}, words, tuple(sentences), ())
+    silent = [label for label, about in classes.items() if not about.sentences]
     if silent:
         raise DataError(f"The bank {path.name!r} has no sentences for: {', '.join(silent)}.", "Its lists are empty.")
     source = f"Imported from {form}; {repeated} sentences are repeats, which are kept: they weigh in upstream's means."
-    return {"task": task.id, "source": source, "licence": LICENCE, "classes": classes}
+    return made_bank(DescriptionBank(task.id, source, LICENCE, classes))
 
 
 def _plain(name: str) -> str:

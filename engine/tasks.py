@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from engine.errors import DataError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+NAMES = ("medical", "query", "lay")  # a class by its name in medicine, as one asks for it, and in everyday words
+SLOTS = ("colour", "shape", "location", "texture")  # what can be said of a finding beside its name
 # What can be said of any finding, with its name at {c}, the kind of image at {image} and the body part at {organ}.
 PLAIN = (
     "{image} showing {c}.",
@@ -73,7 +76,8 @@ class Task:
 
 @dataclass(frozen=True)
 class ClassDescriptions:
-    """What is written about one class. sentences : at least 30, distinct; negatives : that it is absent."""
+    """What is written about one class. synonyms : words by NAMES; attributes : words by SLOTS, the best first; sentences : at
+    least 30 in the shipped banks, distinct; negatives : that it is absent."""
 
     synonyms: dict[str, tuple[str, ...]]
     attributes: dict[str, tuple[str, ...]]
@@ -83,11 +87,15 @@ class ClassDescriptions:
 
 @dataclass(frozen=True)
 class DescriptionBank:
+    """task : its id; classes : by label, in label order; sha256 : of its file, or of the file that `bank_text` would make;
+    provenance : what made or changed it, in order, one object a step ({"by": ..., "model": ..., "at": ...}; no names, no paths)."""
+
     task: str
     source: str
     licence: str
     classes: dict[str, ClassDescriptions] = field(hash=False)
-    sha256: str
+    sha256: str = ""
+    provenance: tuple[dict[str, Any], ...] = field(default=(), hash=False)
 
 
 @cache
@@ -134,6 +142,40 @@ def descriptions(of: str | Task) -> DescriptionBank:
     raise DataError(f"There is no description bank for the task {of!r}.", f"Write one as {of}.json.")
 
 
+def bank_text(bank: DescriptionBank) -> str:
+    """A bank's file, of the form of assets/descriptions/<task>.json."""
+    classes = {
+        label: {
+            "synonyms": {name: list(each.synonyms.get(name, ())) for name in NAMES},
+            "attributes": {slot: list(each.attributes.get(slot, ())) for slot in SLOTS},
+            "sentences": list(each.sentences),
+            "negatives": list(each.negatives),
+        }
+        for label, each in bank.classes.items()
+    }
+    about: dict[str, Any] = {"task": bank.task, "source": bank.source, "licence": bank.licence}
+    about |= {"provenance": list(bank.provenance)} if bank.provenance else {}
+    return json.dumps(about | {"classes": classes}, indent=2, ensure_ascii=False) + "\n"
+
+
+def made_bank(bank: DescriptionBank) -> DescriptionBank:
+    """The bank with the hash of its file: for one that was made or changed here."""
+    return replace(bank, sha256=hashlib.sha256(bank_text(bank).encode()).hexdigest())
+
+
+def read_bank(path: str | Path, of: Task) -> DescriptionBank:
+    """A bank's file, for the classes of a task. Raises DataError."""
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+        return _bank_of(raw, json.loads(raw), of)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"The description bank {path.name!r} cannot be read ({type(error).__name__}: {error}).",
+            "It should have the form of assets/descriptions.",
+        ) from error
+
+
 def with_bank(task: Task, own: Mapping[str, Sequence[str]]) -> Task:
     """The task with descriptions of every class, whatever its classes are: those that were written for its id, before them
     the user's `own`, by label, and plain ones where there are fewer than a dozen. A task with written ones alone is unchanged.
@@ -150,10 +192,8 @@ def with_bank(task: Task, own: Mapping[str, Sequence[str]]) -> Task:
         first = tuple(own.get(label.name, ())) or known.sentences
         plain = _plain(task, label)[: max(0, len(PLAIN) - len(first))]
         classes[label.name] = replace(known, sentences=tuple(dict.fromkeys((*first, *plain))))
-    words = json.dumps({name: each.sentences for name, each in classes.items()}, ensure_ascii=False)
     source = "written in this workspace" if any(own.values()) else "templates"
-    bank = DescriptionBank(task.id, source, "", classes, hashlib.sha256(words.encode()).hexdigest())
-    return replace(task, bank=bank)
+    return replace(task, bank=made_bank(DescriptionBank(task.id, source, "", classes)))
 
 
 def _plain(task: Task, label: Label) -> tuple[str, ...]:
@@ -169,17 +209,27 @@ def _plain(task: Task, label: Label) -> tuple[str, ...]:
 
 @cache
 def _bank(path: Path, name: str) -> DescriptionBank:
-    raw = path.read_bytes()
-    found = json.loads(raw)
+    return read_bank(path, task(name))
+
+
+def _bank_of(raw: bytes, found: Any, of: Task) -> DescriptionBank:
     classes = {
         label: ClassDescriptions(
-            synonyms={k: tuple(v) for k, v in c["synonyms"].items()},
-            attributes={k: tuple(v) for k, v in c["attributes"].items()},
-            sentences=tuple(c["sentences"]),
-            negatives=tuple(c["negatives"]),
+            synonyms={k: _words(v) for k, v in c["synonyms"].items()},
+            attributes={k: _words(v) for k, v in c["attributes"].items()},
+            sentences=_words(c["sentences"]),
+            negatives=_words(c["negatives"]),
         )
         for label, c in found["classes"].items()
     }
-    if tuple(classes) != task(name).names:
-        raise DataError(f"The description bank of {name!r} has other classes than the task: {', '.join(classes)}.")
-    return DescriptionBank(found["task"], found["source"], found["licence"], classes, hashlib.sha256(raw).hexdigest())
+    if tuple(classes) != of.names:
+        raise DataError(f"The description bank of {of.id!r} has other classes than the task: {', '.join(classes)}.")
+    provenance = tuple(dict(step) for step in found.get("provenance", ()))
+    sha256 = hashlib.sha256(raw).hexdigest()
+    return DescriptionBank(found["task"], found["source"], found["licence"], classes, sha256, provenance)
+
+
+def _words(found: Any) -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise TypeError("a list of words is something else")
+    return tuple(found)

@@ -25,7 +25,7 @@ from engine.importing import candidates, import_bank, import_checkpoint
 from engine.methods import METHODS, carried
 from engine.predict import bound
 from engine.prompts import PromptSet
-from engine.tasks import Label
+from engine.tasks import Label, bank_text, read_bank
 
 PHOTO = "a photo of a {}."
 TASK = "btmri"
@@ -581,14 +581,15 @@ def test_a_python_file_is_parsed_and_not_run(tmp_path):
     )
     bank = import_bank(path, TWO)
     assert not canary.exists()
-    assert list(bank["classes"]) == ["benign tumor", "normal scan"]
-    assert bank["classes"]["benign tumor"]["sentences"] == ["One.", "Two.", "One."]
-    assert bank["classes"]["normal scan"]["sentences"] == ["Three"]
-    assert bank["source"].startswith("Imported from BIOMEDDPT_TEMPLATES of prompt_templates.py; 1 sentences are repeats")
-    assert bank["licence"] == "unknown: imported by the user" and bank["task"] == "busi"
+    assert list(bank.classes) == ["benign tumor", "normal scan"]
+    assert bank.classes["benign tumor"].sentences == ("One.", "Two.", "One.")
+    assert bank.classes["normal scan"].sentences == ("Three",)
+    assert bank.source.startswith("Imported from BIOMEDDPT_TEMPLATES of prompt_templates.py; 1 sentences are repeats")
+    assert bank.licence == "unknown: imported by the user" and bank.task == "busi"
     other = import_bank(path, TWO, "BIOMEDCOOP_TEMPLATES")
-    assert other["classes"]["normal scan"]["sentences"] == ["Six."]
-    assert other["classes"]["normal scan"].keys() == {"synonyms", "attributes", "sentences", "negatives"}
+    assert other.classes["normal scan"].sentences == ("Six.",)
+    (tmp_path / "bank.json").write_text(bank_text(other))
+    assert read_bank(tmp_path / "bank.json", TWO) == other
 
 
 def test_a_python_file_whose_bank_is_no_literal_is_refused(tmp_path):
@@ -611,9 +612,9 @@ def test_a_medpromptclip_bank_is_cleaned(tmp_path):
         json.dumps({"Benign_tumor": ["It is round..", "", "Two\nlines.", "It is round."], "No_Finding": ["None.."]})
     )
     bank = import_bank(path, TWO)
-    assert bank["classes"]["benign tumor"]["sentences"] == ["It is round.", "Two lines.", "It is round."]
-    assert bank["classes"]["normal scan"]["sentences"] == ["None."]
-    assert "MedPromptCLIP; 1 sentences are repeats" in bank["source"]
+    assert bank.classes["benign tumor"].sentences == ("It is round.", "Two lines.", "It is round.")
+    assert bank.classes["normal scan"].sentences == ("None.",)
+    assert "MedPromptCLIP; 1 sentences are repeats" in bank.source
 
 
 def captions(*images):
@@ -637,10 +638,10 @@ def test_a_miu_vl_file_gives_each_class_its_distinct_phrases(tmp_path):
     )
     path.write_text(json.dumps(images))
     bank = import_bank(path, TWO)
-    assert bank["classes"]["benign tumor"]["sentences"] == ["pink round bump in breast", "white round bump in breast"]
-    assert bank["classes"]["benign tumor"]["attributes"]["colour"] == ["pink", "white"]
-    assert bank["classes"]["normal scan"]["sentences"] == ["clear tissue"]
-    assert "POLYP" not in json.dumps(bank)
+    assert bank.classes["benign tumor"].sentences == ("pink round bump in breast", "white round bump in breast")
+    assert bank.classes["benign tumor"].attributes["colour"] == ("pink", "white")
+    assert bank.classes["normal scan"].sentences == ("clear tissue",)
+    assert "POLYP" not in bank_text(bank)
     images["DATA/POLYP/0.png"]["caption"] = "something else"
     path.write_text(json.dumps(images))
     with pytest.raises(DataError, match="is not its prefixes, names and suffixes"):
