@@ -131,8 +131,9 @@ class Visitor:
                 self.think()
                 self._label(self.chance.choice(self.ids[2:]), self.chance.randrange(2))
                 self.think()
+                shown = self.image(IMAGES + len(self.answers))  # another one each time: none is remembered
                 with self.timed("classify"):
-                    (file,) = self.uploaded(self.image(0))
+                    (file,) = self.uploaded(shown)
                     row = self.call("predict", file, prompts=QUESTION)["results"][0]
                 if row["status"] != "ok":
                     raise Refused(row["error"])
@@ -181,8 +182,8 @@ class Visitor:
             jobs = {job["id"] for job in self.call("jobs")}
             if jobs != set(self.jobs):
                 found.append(f"visitor {self.number} began {self.jobs} and sees {sorted(jobs)}")
-            expected = alone(self.image(0))
-            for answer in self.answers:
+            for i, answer in enumerate(self.answers):
+                expected = alone(self.image(IMAGES + i))
                 if not np.allclose([answer[label] for label in expected], list(expected.values()), atol=1e-5):
                     found.append(f"visitor {self.number} was answered {answer}, which is not about its image")
             for job in self.jobs:

@@ -5,6 +5,7 @@ Run: python -m pytest tests/test_precision.py
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -217,8 +218,8 @@ def test_every_image_tower_uses_fused_attention_in_every_block(towers, name, tim
     assert fused(lambda: backbone.encode_images(x)) == (times, 0)
 
 
-@pytest.mark.parametrize("name", ["scope-mini", "pmc"])
-def test_bert_uses_fused_attention_in_every_block(towers, name):
+@pytest.mark.parametrize("name", ["scope-mini", "clip", "pmc"])
+def test_every_text_tower_uses_fused_attention_in_every_block(towers, name):
     backbone = towers[name]
     assert fused(lambda: backbone.encode_texts(["a scan", "a longer line of words"])) == (backbone.text_layers, 0)
 
@@ -240,6 +241,18 @@ def test_packed_layers_compute_what_the_layers_of_torch_compute(dtype):
         plain = tower(x)
     # another order of summation: eight bits in bfloat16
     torch.testing.assert_close(packed, plain, atol=1e-5 if dtype == "float32" else 0.02, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_resnet_computes_channels_last_what_it_computes_channels_first(towers, dtype):
+    tower = engine.load_backbone(towers["pmc"].id, dtype=dtype)._model.visual
+    first = copy.deepcopy(tower).to(memory_format=torch.contiguous_format)
+    x = torch.randn(2, 3, 64, 64, dtype=_openclip.DTYPES[dtype])
+    strides = []
+    tower.layer4.register_forward_hook(lambda _, inputs, output: strides.append(output.stride(1)))
+    with torch.no_grad():
+        torch.testing.assert_close(tower(x), first(x), atol=1e-5 if dtype == "float32" else 0.02, rtol=1e-2)
+    assert strides == [1]  # to its end: one channel lies beside the next
 
 
 def test_a_gradient_goes_through_packed_layers_and_their_inputs():

@@ -123,14 +123,17 @@ class CausalText:
 
     def features(self, vectors: Tensor, ids: Tensor, dropout: bool, deep: Tensor | None) -> Tensor:
         """vectors (N, L, W), ids (N, L) -> (N, D)."""
-        length = ids.shape[1]
-        tokens = vectors + self._text.positional_embedding[:length]
-        mask = self._text.attn_mask[:length, :length]
+        tokens = vectors + self._text.positional_embedding[: ids.shape[1]]
         rows = [] if deep is None else list(deep)
         for k, block in enumerate(self._blocks):
             if 0 < k <= len(rows):
                 tokens = _prompted(tokens, rows[k - 1])
-            tokens = block(tokens, attn_mask=mask)
+            attn = block.attn  # torch's own module leaves the fused kernel where no gradient is asked for
+            joined = F.linear(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias)
+            q, key, v = joined.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, L, W / heads)
+            seen = F.scaled_dot_product_attention(q, key, v, is_causal=True).transpose(1, 2).flatten(2)
+            tokens = tokens + block.ls_1(attn.out_proj(seen))
+            tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
         last = self._text.ln_final(
             tokens[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]
         )  # EOT is the highest id
