@@ -43,6 +43,8 @@ from engine.faithful import (
 from engine.features import check_files, features_of, views_of
 from engine.importing import checkpoint_methods, import_bank, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
+from engine.locate import LOCATORS, load_locator, locate, with_and_without
+from engine.locate.base import Locator, described
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
 from engine.methods.base import set_name
 from engine.pooling import POOLS, Curve, pool, pooled_by
@@ -78,7 +80,21 @@ from engine.tasks import (
 )
 from engine.training import Watch
 from engine.tune import EXACT, task_of, tune
-from engine.types import About, Box, Example, Heatmap, Image, Input, Interval, Prediction, Series, VisualPrompt, Window
+from engine.types import (
+    About,
+    Box,
+    Example,
+    Heatmap,
+    Image,
+    Input,
+    Interval,
+    Located,
+    Phrase,
+    Prediction,
+    Series,
+    VisualPrompt,
+    Window,
+)
 from engine.volumes import curves, pooled, scorer
 from engine.windows import PRESETS, by_hand, inverted
 from engine.windows import named as named_window
