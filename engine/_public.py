@@ -21,7 +21,7 @@ from engine.compare import as_rows as comparison_rows
 from engine.compare import care as comparison_care
 from engine.compare import in_words as comparison_words
 from engine.data import SAMPLERS, base_and_novel, check_examples, hold_out, of_classes, read_examples, straddling
-from engine.detection import Pointed, Pointing, point_at, read_coco
+from engine.detection import Pointed, Pointing, baselines, point_at, read_coco
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError, Stopped
 from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, in_points, paired_difference
 from engine.explain import EXPLANATIONS, explain, explanations_for
@@ -53,7 +53,7 @@ from engine.predict import bound, embed, predict, read_off
 from engine.preprocess import Preprocess, place, prepare, smaller
 from engine.prompts import LIBRARY, PromptSet, library
 from engine.readers import READERS, middle
-from engine.render import is_flat, layer, overlay, picture
+from engine.render import is_flat, layer, outlined, overlay, picture
 from engine.report import plots as comparison_plots
 from engine.report import report as comparison_report
 from engine.report import table as comparison_table

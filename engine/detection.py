@@ -45,7 +45,9 @@ PIXELS = 1 << 27  # of an image: its masks are drawn at its size
 FAR = 1e9  # no coordinate is larger
 RESAMPLES = 200  # of AP, each of which sorts all boxes
 CELLS = (14, 14)  # of the centre's and chance's heat
-RLE = re.compile(r"[0-o]*[0-O]")  # COCO's compressed counts: 6 bits a character, the last one of a number without the bit for more
+RLE = re.compile(
+    r"[0-o]*[0-O]"
+)  # COCO's compressed counts: 6 bits a character, the last one of a number without the bit for more
 
 
 @dataclass(frozen=True)
@@ -166,16 +168,16 @@ def _number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= FAR  # not true of NaN
 
 
-def _region(
-    each: dict[str, Any], category: str, shape: tuple[int, int], fault: Callable[..., DataError]
-) -> Region:
+def _region(each: dict[str, Any], category: str, shape: tuple[int, int], fault: Callable[..., DataError]) -> Region:
     box = each.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_number, box)) or min(box[2:]) <= 0:
         raise fault(f"has an annotation whose bbox {_shown(box)} is not x, y, width and height above 0")
     x0, y0, x1, y1 = float(box[0]), float(box[1]), float(box[0] + box[2]), float(box[1] + box[3])
     if x0 < -1 or y0 < -1 or x1 > shape[1] + 1 or y1 > shape[0] + 1:  # annotators round
         raise fault(f"has a bbox from {x0:g}, {y0:g} to {x1:g}, {y1:g} in an image of {shape[1]} x {shape[0]} pixels")
-    return Region(category, (x0, y0, x1, y1), _mask(each.get("segmentation"), shape, fault), each.get("iscrowd") in (1, True))
+    return Region(
+        category, (x0, y0, x1, y1), _mask(each.get("segmentation"), shape, fault), each.get("iscrowd") in (1, True)
+    )
 
 
 def _mask(found: Any, shape: tuple[int, int], fault: Callable[..., DataError]) -> Any:
@@ -217,7 +219,9 @@ def inside(region: Region, shape: tuple[int, int]) -> np.ndarray:
         packed = region.mask if isinstance(region.mask["counts"], str) else rle.frPyObjects(region.mask, *shape)
         return rle.decode(packed).astype(bool)
     except ValueError as error:
-        raise DataError(f"A mask of {region.category!r} does not fill its image of {shape[1]} x {shape[0]} pixels.") from error
+        raise DataError(
+            f"A mask of {region.category!r} does not fill its image of {shape[1]} x {shape[0]} pixels."
+        ) from error
 
 
 def _within(box: Sequence[float], shape: tuple[int, int]) -> np.ndarray:
@@ -262,6 +266,11 @@ def _blind(name: str, values: np.ndarray, image: Image, phrase: Phrase, most: in
     heat = place(Heatmap(values.astype(np.float32), Box(0, 0, h, w), "", name), (h, w))
     boxes, scores = boxes_of(heat, shape, most)
     return Located(phrase, name, name, over_image(heat, shape, phrase, name, "class"), boxes, scores)
+
+
+def baselines() -> dict[str, Locator]:
+    """Who has not looked at the image, by name."""
+    return {each.name: each for each in (Centre(), Chance())}
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -339,6 +348,19 @@ class Pointing:
         """How much more b has than a, on the same images."""
         (one, units), (other, _) = self._values(a, metric), self._values(b, metric)
         return mean_over_units(other - one, units)
+
+    def measures(self, locator: str) -> dict[str, Interval]:
+        """METRICS, and AP and AP50, of one locator. Raises DataError where no image shows a category."""
+        return {metric: self.mean(locator, metric) for metric in METRICS} | self.precision[locator]
+
+    def markdown(self) -> str:
+        """A table, a row a locator."""
+        head = "| locator | pointing | energy | IoU | Dice | AP | AP50 |\n" + "|---" * 7 + "|"
+        rows = []
+        for name in self.rows[0].found:
+            cells = (f"{i.value:.3f} ({i.low:.3f} to {i.high:.3f})" for i in self.measures(name).values())
+            rows.append("| " + " | ".join([name, *cells]) + " |")
+        return "\n".join([head, *rows])
 
     @cached_property
     def precision(self) -> dict[str, dict[str, Interval]]:

@@ -18,7 +18,29 @@ from transformers import (
 )
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
-WORDS = "pink round bump in rectum bright square dark disc lung nodule polyp skin , lesion red cell in the ##s ##ish".split()
+WORDS = [
+    "pink",
+    "round",
+    "bump",
+    "in",
+    "rectum",
+    "bright",
+    "square",
+    "dark",
+    "disc",
+    "lung",
+    "nodule",
+    "polyp",
+    "skin",
+    ",",
+    "lesion",
+    "red",
+    "cell",
+    "in",
+    "the",
+    "##s",
+    "##ish",
+]
 KINDS = {
     "grounding-dino": (GroundingDinoConfig, GroundingDinoForObjectDetection),
     "mm-grounding-dino": (MMGroundingDinoConfig, MMGroundingDinoForObjectDetection),

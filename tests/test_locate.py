@@ -3,12 +3,16 @@ Run: python -m pytest tests/test_locate.py"""
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from detector import KINDS, write_detector
 
 import engine
+from engine.__main__ import main
 from engine.errors import BackboneError, ExplainError
 from engine.locate.base import OVERLAP, boxes_of, described, otsu
 from engine.locate.grounding_dino import GroundingDino
@@ -69,7 +73,12 @@ def test_boxes_lie_in_the_image_highest_first_and_do_not_cover_each_other(locato
             for i, a in enumerate(found.boxes):
                 assert all(overlap(a, b) <= OVERLAP for b in found.boxes[:i])
             placed = engine.place(found.heat, image.shape)
-            assert np.isfinite(placed).all() and placed.min() >= 0 and placed.max() <= 1 and found.heat.box == engine.Box(0, 0, 64, 96)
+            assert (
+                np.isfinite(placed).all()
+                and placed.min() >= 0
+                and placed.max() <= 1
+                and found.heat.box == engine.Box(0, 0, 64, 96)
+            )
             assert found.locator == locator.name and found.model == locator.model and found.negatives == ("dark",)
             if not len(found.boxes):
                 assert found.notes
@@ -194,9 +203,7 @@ def test_the_box_moves_with_the_bright_square(top, left):
 
 def test_windows_show_a_small_finding_more_sharply():
     image = square(40, 24, side=8, shape=(64, 64))  # a quarter of a patch, and all of one at twice the size
-    once, twice = (
-        engine.locate(image, "bright", Patches(Brightness(), zooms), ["dark"])[0] for zooms in ((1,), (1, 2))
-    )
+    once, twice = (engine.locate(image, "bright", Patches(Brightness(), zooms), ["dark"])[0] for zooms in ((1,), (1, 2)))
     assert not len(once.boxes) and overlap(twice.boxes[0], np.array([24, 40, 32, 48], float)) > 0.7
 
 
@@ -204,7 +211,9 @@ def test_no_place_that_is_nearer_to_the_phrase_than_to_its_rival_is_an_answer():
     dim = engine.Image(square(16, 16).pixels * 0.3)
     (found,) = engine.locate(dim, "bright", Patches(Brightness()), ["dark"])
     assert not len(found.boxes) and found.notes[-1] == "No place looks more like 'bright' than like what it is held against."
-    assert engine.locate(dim, "bright", Patches(Brightness()))[0].negatives[0] == "background"  # neutral ones, where none is named
+    assert (
+        engine.locate(dim, "bright", Patches(Brightness()))[0].negatives[0] == "background"
+    )  # neutral ones, where none is named
 
 
 def test_the_heat_is_the_phrases_chance_against_its_strongest_negative():
@@ -298,7 +307,7 @@ def test_a_score_is_the_mean_chance_of_the_names_tokens_by_a_plain_loop(folders,
     asked = [engine.Phrase("lung nodules", "pink, round, ", " in rectum"), engine.Phrase("bump")]
     tokens, places = found.caption(asked)
     words = found.processor.tokenizer.convert_ids_to_tokens(tokens["input_ids"][0].tolist())
-    assert words == "[CLS] pink , round , lung nodule ##s in rectum . bump . [SEP]".split()
+    assert words == ["[CLS]", "pink", ",", "round", ",", "lung", "nodule", "##s", "in", "rectum", ".", "bump", ".", "[SEP]"]
     assert places == [[5, 6, 7], [11]]
     boxes, scores = found.boxes(image, tokens, places)
     pixels = found.processor.image_processor(images=engine.picture(image), return_tensors="pt")
@@ -351,3 +360,98 @@ def test_what_a_detector_cannot_take_is_said(folders, tmp_path):
         engine.load_locator("grounding-dino")
     with pytest.raises(BackboneError, match="cannot compute on 'cuda'"):
         GroundingDino(folders["grounding-dino"], "x", "cuda")
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path):
+    pixels = np.full((64, 96), 25, np.uint8)
+    pixels[16:32, 32:48] = 230
+    PIL.Image.fromarray(pixels).save(tmp_path / "someone.png")
+    return tmp_path / "someone.png"
+
+
+def run(capsys, *words: object) -> tuple[int, str, str]:
+    code = main([str(each) for each in words])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_locate_prints_what_the_library_finds_and_draws_it(capsys, file, tmp_path, folders):
+    asked = ("locate", file, "bump", "dark disc", "--with", f"grounding-dino:{folders['grounding-dino']}")
+    code, out, _ = run(capsys, *asked, "--negative", "skin lesion", "--json", "--out", tmp_path / "found.png")
+    found = json.loads(out)
+    assert code == 0 and found["schema"] == 1 and found["notice"] == engine.NOTICE
+    locator = engine.load_locator(f"grounding-dino:{folders['grounding-dino']}")
+    expected = engine.locate(engine.read_image(file), ["bump", "dark disc"], locator, ["skin lesion"])
+    for row, each in zip(found["results"], expected, strict=True):
+        assert set(row) == {
+            "files", "status", "error", "locator", "model", "device", "phrase", "name", "negatives", "boxes", "scores", "frame",
+            "window", "notes", "warnings", "picture",
+        }  # fmt: skip
+        np.testing.assert_allclose(np.reshape(row["boxes"], (-1, 4)), each.boxes, atol=0.01)
+        np.testing.assert_allclose(row["scores"], each.scores, atol=1e-4)
+        assert row["phrase"] == each.phrase.text and row["negatives"] == ["skin lesion"] and row["frame"] == 1
+    assert [row["picture"] for row in found["results"]] == [str(tmp_path / "found.png"), str(tmp_path / "found-2.png")]
+    assert PIL.Image.open(tmp_path / "found-2.png").size == (96, 64)
+    code, out, _ = run(capsys, *asked)
+    assert code == 0 and f"  {expected[0].scores[0]:.3f}  x " in out and engine.NOTICE in out and "picture: none" in out
+
+
+def test_a_tasks_classes_are_asked_for_with_and_without_their_attributes(capsys, file):
+    code, out, _ = run(capsys, "locate", file, "benign", "--task", "busi", "--json")
+    plain, rich = json.loads(out)["results"]
+    bank = engine.descriptions("busi").classes["benign tumor"]
+    assert code == 0 and plain["phrase"] == "benign tumor" and rich["name"] == "benign tumor"
+    assert rich["phrase"].startswith(bank.attributes["colour"][0]) and bank.attributes["location"][0] in rich["phrase"]
+    assert plain["negatives"] == [n for n in engine.task("busi").names if n != "benign tumor"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["locate"], "There is nothing to look for"),
+        (["locate", "FILE"], "There is nothing to look for"),
+        (["locate", "FILE", "x", "--frame", "2"], "There is no frame 2: they count from 1 to 1"),
+        (["locate", "FILE", "x", "--out", "found.jpx"], "'found.jpx' is no name of a picture"),
+        (["locate", "FILE", " "], "A phrase is empty"),
+        (["locate", "FILE", "x", "--with", "glip"], "no locator called 'glip'. Choose one of: patches, grounding-dino"),
+        (["locate", "FILE", "x", "--with", "grounding-dino:./no", "--precision", "bfloat16"], "Detectors compute in float32"),
+        (["locate", "--coco", "none.json"], "Annotations do not hold their images. Name their folder with --images"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_sentence(capsys, file, words, expected):
+    code, _, err = run(capsys, *(str(file) if each == "FILE" else each for each in words))
+    assert code == 2 and err.count("\n") == 1 and expected in err
+
+
+def test_annotations_are_measured_on_the_command_line(capsys, file, tmp_path, folders):
+    annotated = {
+        "images": [{"id": 1, "file_name": "someone.png", "height": 64, "width": 96}],
+        "categories": [{"id": 1, "name": "bump"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [32, 16, 16, 16]}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(annotated))
+    asked = ("locate", "--coco", tmp_path / "coco.json", "--images", tmp_path)
+    asked += ("--with", f"grounding-dino:{folders['grounding-dino']}")
+    code, out, _ = run(capsys, *asked, "--json")
+    (row,) = json.loads(out)["results"]
+    assert code == 0 and row["images"] == row["groups"] == 1 and row["categories"] == ["bump"]
+    assert [each["locator"] for each in row["locators"]] == ["grounding-dino", "centre", "random"]
+    centre = row["locators"][1]["metrics"]
+    assert set(centre) == {"pointing", "energy", "iou", "dice", "ap", "ap50"}
+    assert centre["pointing"] == {"value": 0, "low": 0, "high": 0}  # the middle, 48 and 32, is just outside
+    code, out, _ = run(capsys, *asked)
+    assert code == 0 and "| centre |" in out and engine.NOTICE in out
+
+
+def test_a_box_is_drawn_around_what_it_holds():
+    drawn = engine.outlined(np.full((40, 60, 3), 100, np.uint8), np.array([[10, 20, 15, 24], [30, 5, 40, 15]], np.float32))
+    assert (drawn[20:24, 10:15] == 100).all() and (drawn[5:15, 30:40] == 100).all()
+    assert (drawn[19, 9:16] == [252, 255, 164]).all() and (drawn[24, 9:16] == [252, 255, 164]).all()  # pale, one pixel
+    assert (drawn[18, 8:17] == [13, 8, 60]).all()  # dark around it
+    assert (drawn[4, 29:41] == [237, 105, 37]).all() and (drawn[3] == 100).all()
+    edge = engine.outlined(np.full((10, 10, 3), 100, np.uint8), np.array([[0, 0, 10, 10]], np.float32))
+    assert (edge == 100).all()  # all of the image: nowhere to draw

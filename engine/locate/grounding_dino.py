@@ -64,9 +64,13 @@ class GroundingDino:
             ) from error
         if info["missing_keys"] or info["mismatched_keys"]:
             name = sorted(info["missing_keys"] or [each[0] for each in info["mismatched_keys"]])[0]
-            raise BackboneError(f"The weights in {str(folder)!r} lack {name!r} or have it in another shape.", "Copy them again.")
+            raise BackboneError(
+                f"The weights in {str(folder)!r} lack {name!r} or have it in another shape.", "Copy them again."
+            )
         if not getattr(self.processor.tokenizer, "is_fast", False):
-            raise BackboneError(f"The tokenizer in {str(folder)!r} does not say where words stand.", "It needs tokenizer.json.")
+            raise BackboneError(
+                f"The tokenizer in {str(folder)!r} does not say where words stand.", "It needs tokenizer.json."
+            )
         self.net.eval().requires_grad_(False).to(device)
 
     def caption(self, phrases: Sequence[Phrase]) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
@@ -109,14 +113,14 @@ class GroundingDino:
             kept = (score > LEAST) & (score >= rival)
             own, sure = best(boxes[kept], score[kept], most)
             said = () if len(own) else (f"The detector finds no {phrase.text!r}.",)
-            heat = over_image(_painted(own, sure, image.shape), image.shape, phrase, ID, "rest" if len(negatives) else "class")
+            heat = over_image(
+                _painted(own, sure, image.shape), image.shape, phrase, ID, "rest" if len(negatives) else "class"
+            )
             found.append(Located(phrase, ID, self.model, heat, own, sure, tuple(negatives), said))
         return found
 
     @torch.no_grad()
-    def boxes(
-        self, image: Image, tokens: dict[str, torch.Tensor], places: list[list[int]]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def boxes(self, image: Image, tokens: dict[str, torch.Tensor], places: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Every query: boxes (Q, 4), in the image's pixels and within it, and scores (phrases, Q)."""
         pixels = self.processor.image_processor(images=picture(image), return_tensors="pt")
         inputs = {name: each.to(self.net.device) for name, each in {**pixels, **tokens}.items()}

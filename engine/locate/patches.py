@@ -66,7 +66,9 @@ class Patches:
         seen = [(zoom, windows(image.shape, zoom)) for zoom in self._zooms]
         kept = [(zoom, each) for zoom, each in seen if zoom == 1 or (each[0][2] >= SMALL and len(each) <= WINDOWS)]
         if len(kept[0][1]) > WINDOWS:
-            raise ImageError(f"The image is {image.shape[1]} x {image.shape[0]} pixels: too long to look through.", "Crop it.")
+            raise ImageError(
+                f"The image is {image.shape[1]} x {image.shape[0]} pixels: too long to look through.", "Crop it."
+            )
         if len(kept) < len(seen):
             notes.append("Not looked at again at twice its size: the image is too small or too long.")
         notes.append(f"Seen in {sum(len(each) for _, each in kept)} windows.")
