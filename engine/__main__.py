@@ -1,5 +1,5 @@
-"""The command line: python -m engine list | predict | tune | evaluate | faithful | prompts | reproduce | import | export | erase |
-workspace | bench.
+"""The command line: python -m engine list | predict | locate | tune | evaluate | faithful | prompts | reproduce | import | export |
+erase | workspace | bench.
 
 --json prints one documented object (README, "What --json prints"). Exit codes: 0 all well; 1 some files failed, the
 rest is there; 2 wrong usage, or nothing could run (one sentence on stderr).
@@ -163,6 +163,111 @@ def _show(row: dict[str, Any]) -> None:
     for warning in row["warnings"]:
         print(f"  warning: {warning}")
     print(f"  map: {row['map'] or 'none'}")
+
+
+# --- locate ---------------------------------------------------------------------------------------------------------
+
+
+def _locator(args: argparse.Namespace) -> engine.Locator:
+    if args.locator != "patches" and args.precision != "float32":
+        raise engine.ExplainError(f"Detectors compute in float32, not in {args.precision}.", "Leave --precision out.")
+    backbone = engine.load_backbone(args.backbone, args.device, args.precision) if args.locator == "patches" else None
+    return engine.load_locator(args.locator, backbone, args.device)
+
+
+def run_locate(args: argparse.Namespace) -> int:
+    if args.coco:
+        return _locate_coco(args)
+    if not args.file or not args.phrases:
+        raise engine.DataError(
+            "There is nothing to look for.", 'Name a file and a phrase, as in: locate study.dcm "lung nodule".'
+        )
+    if args.out and args.out.suffix.lower() != ".png":
+        raise engine.DataError(f"{args.out.name!r} is no name of a picture.", "Name it as in found.png.")
+    found = engine.read([args.file])
+    if len(found) != 1:
+        raise engine.DataError(
+            f"{Path(args.file).name!r} holds {len(found)} series of images.", "Name a file or folder of one."
+        )
+    series = found[0]
+    if args.frame is not None and not 1 <= args.frame <= series.frames:
+        raise engine.ImageError(f"There is no frame {args.frame}: they count from 1 to {series.frames}.")
+    index = engine.middle(series) if args.frame is None else args.frame - 1
+    image = series.frame(index, engine.named_window(args.window) if args.window else None)
+    locator, rows = _locator(args), []
+    for turn, located in enumerate(_asked_for(args, image, locator)):
+        path = None
+        if args.out:
+            path = args.out if not turn else args.out.with_stem(f"{args.out.stem}-{turn + 1}")
+            drawn = engine.overlay(image, engine.place(located.heat, image.shape))
+            PIL.Image.fromarray(engine.outlined(drawn, located.boxes)).save(path)
+        rows.append(
+            {
+                "files": list(series.files),
+                "status": "ok",
+                "error": None,
+                "locator": located.locator,
+                "model": located.model,
+                "device": locator.device,
+                "phrase": located.phrase.text,
+                "name": located.phrase.name,
+                "negatives": list(located.negatives),
+                "boxes": [[round(float(x), 2) for x in box] for box in located.boxes],
+                "scores": [round(float(x), 4) for x in located.scores],
+                "frame": index + 1,
+                "window": vars(image.window) if image.window else None,
+                "notes": [*image.notes, *located.notes],
+                "warnings": list(image.warnings),
+                "picture": None if path is None else str(path),
+            }
+        )
+    if args.json:
+        print(json.dumps({"schema": 1, "notice": engine.NOTICE, "results": rows}, indent=1))
+        return 0
+    for row in rows:
+        print(f"{row['phrase']}: {row['locator']}, {row['model']}, {row['device']}")
+        for box, score in zip(row["boxes"], row["scores"], strict=True):
+            print(f"  {score:.3f}  x {box[0]:g} to {box[2]:g}, y {box[1]:g} to {box[3]:g}")
+        for note in row["notes"]:
+            print(f"  note: {note}")
+        print(f"  picture: {row['picture']}" if row["picture"] else "  picture: none")
+    print(engine.NOTICE)
+    return 0
+
+
+def _asked_for(args: argparse.Namespace, image: Image, locator: engine.Locator) -> list[engine.Located]:
+    """The phrases; of a task's classes each by name and with its attribute words, against its other classes."""
+    if not args.task:
+        return engine.locate(image, args.phrases, locator, args.negative, args.most)
+    task, found = engine.task(args.task), []
+    for words in args.phrases:
+        label = task.label_of(words)
+        against = args.negative or [each for each in task.names if each != label]
+        found += engine.with_and_without(image, engine.descriptions(task), label, locator, against, most=args.most)
+    return found
+
+
+def _locate_coco(args: argparse.Namespace) -> int:
+    if not args.images:
+        raise engine.DataError("Annotations do not hold their images.", "Name their folder with --images.")
+    categories, cases = engine.read_coco(args.coco, args.images)
+    locator = _locator(args)
+    locators = {locator.name: locator} | engine.baselines()
+    rows = []
+    for row in engine.point_at(cases, {c: engine.Phrase(c) for c in categories}, locators, args.negative):
+        rows.append(row)
+        _images_done(len(rows), len(cases))
+    found = engine.Pointing(tuple(rows), categories)
+    table = [{"locator": name, "metrics": {k: _as_json(i) for k, i in found.measures(name).items()}} for name in locators]
+    counted = {"images": len(cases), "groups": len({c.unit for c in cases}), "images_with_a_category": len(found.pairs)}
+    about = {"model": locator.model, "device": locator.device, "categories": list(categories), **counted, "locators": table}
+    if args.json:
+        print(json.dumps({"schema": 1, "notice": engine.NOTICE, "results": [about]}, indent=1))
+        return 0
+    print(f"{locator.model}, {locator.device}: {counted['images']} images in {counted['groups']} groups")
+    print(found.markdown())
+    print(engine.NOTICE)
+    return 0
 
 
 # --- evaluate and prompts -------------------------------------------------------------------------------------------
@@ -633,6 +738,32 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--ray", default="", metavar="ADDRESS", help="cluster that fills a table (requirements-scale.txt), or local"
     )
+    p.add_argument("--json", action="store_true")
+
+    p = verb(
+        "locate", run_locate, "Where an image shows what a phrase names: boxes and a picture; or how well, on annotations."
+    )
+    p.add_argument("file", nargs="?", metavar="FILE", help="a file, or a folder or zip of one series")
+    p.add_argument("phrases", nargs="*", metavar="PHRASE", help="what to look for")
+    p.add_argument(
+        "--with", dest="locator", default="patches", metavar="LOCATOR",
+        help="patches of the backbone (default), grounding-dino, or another detector of its kind: grounding-dino:FOLDER|OWNER/NAME",
+    )  # fmt: skip
+    p.add_argument(
+        "--negative", nargs="+", default=[], metavar="PHRASE", help="what it is held against (default: neutral words)"
+    )
+    p.add_argument(
+        "--task", default=None, help="phrases are classes of this task: each by name, and with its attribute words"
+    )
+    p.add_argument("--most", type=int, default=10, metavar="N", help="boxes of a phrase (default: 10)")
+    p.add_argument("--window", default=None, help="a preset's name, CENTER,WIDTH or automatic")
+    p.add_argument("--frame", type=int, default=None, help="from 1 (default: the middle one)")
+    p.add_argument(
+        "--out", type=Path, default=None, metavar="PNG", help="a picture of heat and boxes; further phrases: PNG-2 ..."
+    )
+    p.add_argument("--coco", type=Path, default=None, metavar="JSON", help="measure on annotations in place of FILE")
+    p.add_argument("--images", type=Path, default=None, metavar="FOLDER", help="of the annotations")
+    machine(p)
     p.add_argument("--json", action="store_true")
 
     p = verb("evaluate", run_evaluate, "Metrics with intervals on labelled images.")

@@ -21,6 +21,7 @@ from engine.compare import as_rows as comparison_rows
 from engine.compare import care as comparison_care
 from engine.compare import in_words as comparison_words
 from engine.data import SAMPLERS, base_and_novel, check_examples, hold_out, of_classes, read_examples, straddling
+from engine.detection import Pointed, Pointing, baselines, point_at, read_coco
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError, Stopped
 from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, in_points, paired_difference
 from engine.explain import EXPLANATIONS, explain, explanations_for
@@ -43,6 +44,8 @@ from engine.faithful import (
 from engine.features import check_files, features_of, views_of
 from engine.importing import checkpoint_methods, import_bank, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
+from engine.locate import LOCATORS, load_locator, locate, with_and_without
+from engine.locate.base import Locator, described
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
 from engine.methods.base import set_name
 from engine.pooling import POOLS, Curve, pool, pooled_by
@@ -50,7 +53,7 @@ from engine.predict import bound, embed, predict, read_off
 from engine.preprocess import Preprocess, place, prepare, smaller
 from engine.prompts import LIBRARY, PromptSet, library
 from engine.readers import READERS, middle
-from engine.render import is_flat, layer, overlay, picture
+from engine.render import is_flat, layer, outlined, overlay, picture
 from engine.report import plots as comparison_plots
 from engine.report import report as comparison_report
 from engine.report import table as comparison_table
@@ -78,7 +81,21 @@ from engine.tasks import (
 )
 from engine.training import Watch
 from engine.tune import EXACT, task_of, tune
-from engine.types import About, Box, Example, Heatmap, Image, Input, Interval, Prediction, Series, VisualPrompt, Window
+from engine.types import (
+    About,
+    Box,
+    Example,
+    Heatmap,
+    Image,
+    Input,
+    Interval,
+    Located,
+    Phrase,
+    Prediction,
+    Series,
+    VisualPrompt,
+    Window,
+)
 from engine.volumes import curves, pooled, scorer
 from engine.windows import PRESETS, by_hand, inverted
 from engine.windows import named as named_window

@@ -59,3 +59,24 @@ def overlay(image: Image, placed: np.ndarray, opacity: float = 0.6) -> np.ndarra
     t = relative(placed)
     cover = (opacity * t**2)[..., None]
     return np.rint(base * (1 - cover) + colours(t) * cover).astype(np.uint8)
+
+
+def outlined(drawn: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) with boxes (N, 4), x0, y0, x1, y1 in its pixels, around what they hold: the first in full strength and
+    dark beside it, so that it reads on any ground; the others thinner."""
+    drawn = drawn.copy()
+    rows, columns = drawn.shape[:2]
+    thick = max(1, round(max(rows, columns) / 300))
+    for i, (x0, y0, x1, y1) in reversed(list(enumerate(np.rint(boxes).astype(int)))):
+        ways = ((2 * thick, STOPS[0]), (thick, STOPS[-1])) if i == 0 else ((thick, STOPS[3]),)
+        for width, colour in ways:
+            top, bottom, left, right = (
+                max(0, y0 - width),
+                min(rows, y1 + width),
+                max(0, x0 - width),
+                min(columns, x1 + width),
+            )
+            line = np.ones((bottom - top, right - left), dtype=bool)
+            line[max(0, y0 - top) : y1 - top, max(0, x0 - left) : x1 - left] = False
+            drawn[top:bottom, left:right][line] = colour
+    return drawn

@@ -182,6 +182,51 @@ class Heatmap:
 
 
 @dataclass(frozen=True)
+class Phrase:
+    """What to look for: a name, with what is said of it before and after (MIU-VL's prefix, name, suffix, arXiv:2209.15517)."""
+
+    name: str
+    prefix: str = ""
+    suffix: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.prefix}{self.name}{self.suffix}"
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where an image shows what a phrase names; no boxes where it is not found.
+
+    heat : its values float32 (h, w) in [0, 1], its box the whole image; locator : its name, model : what computed
+    boxes : float32 (N, 4), x0, y0, x1, y1 in the image's pixels from its top left corner, half-open: columns x0 to x1 - 1
+    scores : float32 (N,) in [0, 1], highest first; negatives : what it was held against
+    notes : sentences about what was done or not found
+    """
+
+    phrase: Phrase
+    locator: str
+    model: str
+    heat: Heatmap
+    boxes: np.ndarray
+    scores: np.ndarray
+    negatives: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def point(self) -> tuple[float, float] | None:
+        """(x, y), in the image's pixels: the middle of the hottest cells; None where the heat is the same everywhere."""
+        values, over = self.heat.values, self.heat.box
+        if not np.ptp(values):
+            return None
+        y, x = np.nonzero(values == values.max())
+        return (
+            over.left + float(x.mean() + 0.5) / values.shape[1] * over.width,
+            over.top + float(y.mean() + 0.5) / values.shape[0] * over.height,
+        )
+
+
+@dataclass(frozen=True)
 class Example:
     """One labelled file. group : what must never straddle a split (see engine.data)."""
 
