@@ -112,6 +112,13 @@ def draw(prepared: engine.Input, label: str, asked: Asked) -> engine.Heatmap | N
     return _map(prepared, backbone, prompts, label, asked) if _has_map(backbone, prompts, asked.target) else None
 
 
+@_in_turn
+def locate(image: engine.Image, phrases: list[str], most: int, asked: Asked) -> list[engine.Located]:
+    """Where an image resembles each phrase, by the patches of a backbone. Raises EngineError."""
+    backbone = models.backbone(asked.backbone, asked.device, asked.precision)
+    return engine.locate(image, phrases, engine.load_locator("patches", backbone), most=most)
+
+
 @_with_others
 def score(inputs: list[engine.Input], asked: Asked) -> np.ndarray:
     """Probabilities (B, C) of many frames. Raises EngineError."""

@@ -15,6 +15,7 @@ import engine
 from app import audit, cases, chance, compute, covers, programs, render, text
 from app.cases import Case
 from app.host import HIDDEN, Host, Screen, Updates
+from app.pointing import Pointing
 
 STRIP = 10  # thumbnails below a series
 
@@ -68,6 +69,7 @@ class Read:
     def __init__(self, host: Host):
         self.host, self.settings = host, host.settings
         self.ui = SimpleNamespace()  # the components, by name; see lay_out
+        self.pointing = Pointing(host, self)
 
     # opening
 
@@ -143,7 +145,7 @@ class Read:
     def _emptied(self) -> Updates:
         """Everything that is said of an image, unsaid: nothing of one patient stands beside another's picture."""
         ui = self.ui
-        return dict.fromkeys((ui.wrong, ui.result, ui.care, ui.said, ui.strip), "") | {
+        return dict.fromkeys((ui.wrong, ui.result, ui.care, ui.said, ui.strip, self.pointing.ui.pointed), "") | {
             ui.reading: None,
             **self._no_map(),
             **self._no_volume(),
@@ -179,7 +181,8 @@ class Read:
     ) -> Updates:  # fmt: skip
         """Probabilities, map and notes of one frame; a sentence where something does not fit."""
         ui, now, held = self.ui, screen.view, screen.held
-        unsaid = {ui.reading: None, ui.result: "", ui.care: "", ui.said: "", **self._no_map()}
+        pointed = {self.pointing.ui.pointed: ""}  # at another image, or frame
+        unsaid = {ui.reading: None, ui.result: "", ui.care: "", ui.said: "", **self._no_map(), **pointed}
         if not held:
             return {**unsaid, ui.wrong: "", ui.view: render.empty_viewer(), ui.levels: gr.update(visible=False)}
         case = held[min(index or 0, len(held) - 1)]
@@ -230,6 +233,7 @@ class Read:
             ui.said: said,
             **self._mapped(names, found.heatmap, backbone),
             **self._sliders(image, window),
+            **pointed,
         }
 
     def look_anew(self, request: gr.Request | None, screen: Screen, index: int, *rest: Any) -> Updates:
@@ -700,6 +704,7 @@ class Read:
                         ui.apply = gr.Button(text.APPLY, size="sm", elem_id="ps-cover-apply", min_width=60)
                         ui.found = gr.Button(text.COVER_FOUND, size="sm", elem_id="ps-cover-found", min_width=60)
                         ui.uncover = gr.Button(text.UNCOVER, size="sm", min_width=60)
+                self.pointing.lay_out()
             with gr.Column(scale=4, min_width=300):
                 ui.result = gr.HTML("", elem_id="ps-bars")
                 ui.care = gr.HTML("", elem_id="ps-care")
@@ -731,7 +736,7 @@ class Read:
         testing = [ui.chance, ui.check, ui.check_stop]
         answered = [
             ui.wrong, ui.reading, ui.view, ui.result, ui.care, ui.said, ui.classes, ui.levels, ui.center, ui.width,
-            ui.mapping, ui.method, *testing,
+            ui.mapping, ui.method, self.pointing.ui.pointed, *testing,
         ]  # fmt: skip
         volume = [ui.volume, ui.run_all, ui.whole, ui.curve, ui.stop, ui.how]
         controls = [ui.frame, ui.window, ui.invert, ui.areas, ui.strip]
@@ -800,10 +805,12 @@ class Read:
         fade = "(v) => { document.querySelectorAll('.ps-map').forEach((m) => { m.style.opacity = v }); }"
         ui.opacity.input(None, [ui.opacity], None, js=fade, **HIDDEN)
         ui.clear.click(self.clear, [ui.screen, ui.turn], opened, js=turn, **every)
+        self.pointing.wire()
 
     def endpoints(self) -> None:
         programs.offer(self.predict, "predict")
         programs.offer(self.explain, "explain")
+        self.pointing.endpoints()
 
 
 def _placed(heatmap: engine.Heatmap, image: engine.Image, shape: tuple[int, int]) -> np.ndarray:

@@ -80,6 +80,26 @@ MAP_TITLES = {
     "rollout": "attention rollout (the same for every class)",
     "occlusion": "occlusion (slow: hides one place after the other)",
 }
+POINT = "Point at a phrase"
+POINT_CLASS = "Take the words of a class"
+POINT_PHRASE = "What to look for"
+POINT_EXAMPLE = "for example: dark irregular mass"
+POINT_OTHER = "Beside it, in other words (optional)"
+POINT_OTHER_INFO = "Such as the same with its colour, shape and place, to see what these words change."
+POINT_SHOW = "Show where"
+POINT_EMPTY = "Write what to look for first, such as 'dark irregular mass'."
+POINT_FOUND = "Where the image resembles the phrase"
+POINT_NOTHING = "Nowhere: no place resembles the phrase more than what it is held against."
+POINT_ALT = "Where the image resembles: {phrase}"
+POINT_WHERE = (
+    ("top left", "top", "top right"),
+    ("left", "middle", "right"),
+    ("bottom left", "bottom", "bottom right"),
+)  # of the picture, not of the patient
+POINT_BOX = "{where} of the picture, {size} (score {score})"
+POINT_CARE = "The model was never taught where things are. A frame is where the picture resembles the words, and no outline of a finding."
+POINT_HOW = "How this was found"
+POINT_AGAINST = "Patches of {model}, each held against: {against}."
 CHECK = "Is this map better than chance?"
 CHECKING = "Testing the map: places are hidden and shown, in its order and in random ones"
 CHECKED = "What a test of the map found"

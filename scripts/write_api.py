@@ -35,6 +35,7 @@ EXAMPLES = {
     "label": '"benign"',
     "name": '"mine-scope-mini"',
     "patient": '"P3"',
+    "phrase": '"dark irregular mass"',
     "prompts": '["btmri", "btmri-zero-shot"]',
     "questions": '["modality"]',
     "sentences": '{"benign": ["a smooth oval mass"], "malignant": ["a mass with spikes"]}',

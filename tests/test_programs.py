@@ -265,6 +265,25 @@ def test_a_map_for_programs_is_the_librarys(client):
         client.predict(handle_file(CT), target="all", api_name="/explain")
 
 
+def test_where_a_phrase_is_for_programs_is_the_librarys(client):
+    told = client.predict(handle_file(CT), phrase="dark irregular mass", most=2, api_name="/locate")
+    image, locator = engine.read_image(CT), engine.load_locator("patches", engine.load_backbone("scope-mini"))
+    (found,) = engine.locate(image, "dark irregular mass", locator, most=2)
+    np.testing.assert_allclose(told["boxes"], found.boxes.tolist())
+    np.testing.assert_allclose(told["scores"], found.scores.tolist(), atol=1e-6)
+    assert (
+        0 < len(told["boxes"]) <= 2
+        and told["negatives"] == list(found.negatives)
+        and told["phrase"] == "dark irregular mass"
+    )
+    drawn = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(told["image"].partition(",")[2]))))
+    assert drawn.shape[:2] == image.shape and (drawn != engine.picture(image)[..., :3]).any()
+    with pytest.raises(AppError, match="A phrase is empty"):
+        client.predict(handle_file(CT), phrase=" ", api_name="/locate")
+    with pytest.raises(AppError, match="-3 boxes cannot be shown"):
+        client.predict(handle_file(CT), phrase="bone", most=-3, api_name="/locate")
+
+
 def test_curl_does_it_in_two_steps(served):
     """As docs/api.md says: arguments by name."""
     (place,) = httpx.post(f"{served.address}gradio_api/upload", files={"files": ("ct.dcm", CT.read_bytes())}).json()
