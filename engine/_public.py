@@ -23,6 +23,7 @@ from engine.compare import in_words as comparison_words
 from engine.data import SAMPLERS, base_and_novel, check_examples, hold_out, of_classes, read_examples, straddling
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError, Stopped
 from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, in_points, paired_difference
+from engine.exchange import FORMATS, export_bank, import_bank
 from engine.explain import EXPLANATIONS, explain, explanations_for
 from engine.exporting import export_onnx
 from engine.faithful import (
@@ -41,9 +42,10 @@ from engine.faithful import (
     weights_matter,
 )
 from engine.features import check_files, features_of, views_of
-from engine.importing import checkpoint_methods, import_bank, import_checkpoint
+from engine.importing import checkpoint_methods, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
+from engine.methods.attribute_prompts import prompts_of
 from engine.methods.base import set_name
 from engine.pooling import POOLS, Curve, pool, pooled_by
 from engine.predict import bound, embed, predict, read_off
@@ -75,6 +77,7 @@ from engine.tasks import (
     read_bank,
     task,
     tasks,
+    tasks_with,
 )
 from engine.training import Watch
 from engine.tune import EXACT, task_of, tune
@@ -83,7 +86,8 @@ from engine.volumes import curves, pooled, scorer
 from engine.windows import PRESETS, by_hand, inverted
 from engine.windows import named as named_window
 from engine.windows import offered as offered_windows
-from engine.wording import check_sentences
+from engine.wording import check_sentences, check_words
+from engine.words import Effect, Proposal, Tried, edit_words, effect_of_words, propose_words
 from engine.workspace import (
     Added,
     Case,
