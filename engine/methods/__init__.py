@@ -88,7 +88,7 @@ def papers() -> dict[str, Any]:
     return json.loads((ASSETS / "papers.json").read_text(encoding="utf-8"))
 
 
-def method(name: str, data_set: str = "", protocol: str = "few-shot", **options: Any) -> Any:
+def method(name: str, data_set: str = "", protocol: str = "few-shot", /, **options: Any) -> Any:
     """A method with the paper's options for a data set (a task's id, or the paper's own name) and protocol.
 
     options : set by hand, over the paper's. Raises DataError for an option that the method does not have.
