@@ -300,11 +300,9 @@ class Library:
         asked, model = self.host.asked(request, self.settings.backbone, after.id), self.host.backbone(self.settings.backbone)
         parts = [examples[i : i + 16] for i in range(0, len(examples), 16)]
         features = np.concatenate([compute.features(part, asked, workspace.features) for part in parts])
-        ensemble = engine.METHODS["description-ensemble"]
-        shares = [
-            engine.evaluate(examples, model, ensemble().learn(model, task), features).metrics["accuracy"]
-            for task in (before, after)
-        ]
+        ensemble = engine.METHODS["description-ensemble"]()
+        found = engine.effect_of_words(model, before, after, examples, features, ensemble, "accuracy")
+        shares = (found.before, found.after)
         was, now = (f"{100 * s.value:.0f} % ({100 * s.low:.0f} to {100 * s.high:.0f})" for s in shares)
         return text.BANK_EFFECT.format(images=len(examples), before=was, after=now)
 

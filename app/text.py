@@ -317,6 +317,7 @@ METHOD = "Method"
 METHOD_TITLES = {
     "zero-shot": "Zero-shot",
     "description-ensemble": "Description ensemble",
+    "attribute-prompts": "Attribute prompts",
     "coop": "CoOp",
     "cocoop": "CoCoOp",
     "kgcoop": "KgCoOp",
@@ -588,6 +589,7 @@ LIBRARY_ON_IMAGES = "{images} images, {split}"
 LIBRARY_METHODS = {
     "zero-shot": "One sentence a class",
     "description-ensemble": "The mean of many sentences a class",
+    "attribute-prompts": "Each class's name with words of its colour, shape, location and texture",
     "coop": "A learned context (CoOp)",
     "cocoop": "A learned context that follows the image (CoCoOp)",
     "kgcoop": "A learned context held near the words (KgCoOp)",

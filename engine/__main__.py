@@ -1,4 +1,4 @@
-"""The command line: python -m engine list | predict | locate | tune | evaluate | faithful | prompts | reproduce | import | export |
+"""The command line: python -m engine list | predict | locate | tune | evaluate | faithful | prompts | words | reproduce | import | export |
 erase | workspace | bench.
 
 --json prints one documented object (README, "What --json prints"). Exit codes: 0 all well; 1 some files failed, the
@@ -21,7 +21,7 @@ import numpy as np
 import PIL.Image
 
 import engine
-from engine import bench
+from engine import _words_cli, bench
 from engine.backbones.base import Backbone
 from engine.prompts import LIBRARY
 from engine.table import CHUNK
@@ -95,7 +95,7 @@ def _draws(backbone: Backbone, args: argparse.Namespace) -> engine.Seen:
 
 def run_predict(args: argparse.Namespace) -> int:
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
-    sets = [engine.prompt_set(name, backbone) for name in args.prompts]
+    sets = [engine.prompt_set(name, backbone, _tasks(args)) for name in args.prompts]
     for prompts in sets:
         prompts.check(backbone)
     if args.explain not in ("", *engine.EXPLANATIONS, "none"):
@@ -292,6 +292,11 @@ def _epochs_done(epoch: int, epochs: int, loss: float) -> None:
     print(f"\r  [{bar:30}] epoch {epoch}/{epochs}, loss {loss:.3f}", end=end, file=sys.stderr, flush=True)
 
 
+def _tasks(args: argparse.Namespace) -> list[engine.Task] | None:
+    """All tasks, with the words of --descriptions; None where there are no others than each task's own."""
+    return list(engine.tasks_with(args.descriptions).values()) if args.descriptions else None
+
+
 def _finite(number: float) -> float | None:
     """JSON has no NaN: an AUROC of one class alone is null."""
     return number if np.isfinite(number) else None
@@ -302,7 +307,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     rows = []
     known_features: dict[tuple[str, ...], np.ndarray] = {}  # images are encoded once, however many shared-image sets
     for name in args.prompts:
-        prompts = engine.prompt_set(name, backbone)
+        prompts = engine.prompt_set(name, backbone, _tasks(args))
         known = prompts.card["task"]["id"]
         task = engine.task(known) if known in engine.tasks() else None
         examples = engine.read_examples(args.data, task, args.split)
@@ -343,12 +348,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def run_prompts(args: argparse.Namespace) -> int:
     """Makes the sets that need no images and take a moment, for every task named (default: all), in the library."""
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
-    for task in args.tasks or list(engine.tasks()):
+    known = {task.id: task for task in _tasks(args) or engine.tasks().values()}
+    for task in args.tasks or list(known):
         for method in args.methods or engine.instant():
             made = engine.method(method, task, "words-alone")
             if made.needs_images:
                 raise engine.DataError(f"The method {method!r} needs labelled images.", "Use `tune`.")
-            prompts = made.learn(backbone, engine.task(task))
+            prompts = made.learn(backbone, known.get(task) or engine.task(task))
             print(prompts.save(args.out / prompts.name))
     return 0
 
@@ -390,6 +396,8 @@ def run_tune(args: argparse.Namespace) -> int:
     if not needs_images and not args.task:
         raise engine.DataError(f"The method {args.method!r} learns from a task's descriptions.", "Name it with --task.")
     task = engine.task(args.task) if args.task else None
+    if task and args.descriptions:
+        task = engine.tasks_with(args.descriptions)[task.id]
     examples = engine.read_examples(args.data, task) if args.data else []
     task = task or engine.task_of(examples)
     if needs_images:
@@ -619,13 +627,37 @@ def _import_bank(args: argparse.Namespace) -> int:
 def run_export(args: argparse.Namespace) -> int:
     if args.prompts.startswith("onnx:"):
         return _export_tower(args)
-    if args.precision or args.calibrate:
-        raise engine.PromptSetError("--precision and --calibrate are of image towers.", "Write onnx:ID to export one.")
+    if args.prompts.startswith("bank:"):
+        return _export_bank(args)
+    if args.precision or args.calibrate or args.format or args.images or args.descriptions:
+        raise engine.PromptSetError(
+            "A prompt set is exported as it is: --precision and --calibrate are of image towers, --format, --images and "
+            "--descriptions of banks.", "Write onnx:ID or bank:TASK to export one.",
+        )  # fmt: skip
     prompts = engine.PromptSet.load(args.prompts)
     target = args.out or Path(f"{prompts.name}.safetensors")
     if target.exists() and not args.force:
         raise engine.PromptSetError(f"There is a file {str(target)!r} already.", "Add --force to replace it.")
     return _written(prompts.export(target), args)
+
+
+def _export_bank(args: argparse.Namespace) -> int:
+    if not args.format:
+        raise engine.DataError("A bank is exported in a form.", f"Give --format {', '.join(engine.FORMATS)}.")
+    name = args.prompts.removeprefix("bank:")
+    task = engine.tasks_with(args.descriptions)[engine.task(name).id] if args.descriptions else engine.task(name)
+    target = args.out or Path(f"{name}{engine.FORMATS[args.format].suffix}")
+    images = args.images.read_text(encoding="utf-8", errors="replace").split("\n") if args.images else []
+    there = [target, *target.parent.glob(f"{target.stem}_top[1-9]{target.suffix}")]
+    if any(each.exists() for each in there) and not args.force:
+        raise engine.DataError(
+            f"There is a file {str(target)!r} already, or one of its variants.", "Add --force to replace it."
+        )
+    bank = engine.descriptions(task)
+    written = engine.export_bank(bank, task, args.format, target, [each.strip() for each in images if each.strip()])
+    results = [{"written": str(each)} for each in written]
+    print(json.dumps({"schema": 1, "results": results}, indent=1) if args.json else "\n".join(map(str, written)))
+    return 0
 
 
 def _export_tower(args: argparse.Namespace) -> int:
@@ -708,6 +740,15 @@ def parser() -> argparse.ArgumentParser:
         found.set_defaults(run=run)
         return found
 
+    def words_of(found: argparse.ArgumentParser) -> None:
+        found.add_argument(
+            "--descriptions",
+            type=Path,
+            default=None,
+            metavar="FILE|FOLDER",
+            help="a bank of a task, or banks, to make sets from",
+        )
+
     def machine(found: argparse.ArgumentParser, precision: str = "float32") -> None:
         found.add_argument("--backbone", default="scope-mini", help="id, local-dir:FOLDER or onnx:ID (default: scope-mini)")
         found.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -722,6 +763,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--list", nargs="+", default=[], metavar="FILE", help="of files, folders and zips, a path a line")
     machine(p, "auto")
     p.add_argument("--prompts", nargs="+", default=["modality"], metavar="SET", help="names, folders or task ids")
+    words_of(p)
     p.add_argument("--explain", default="", metavar="MAP", help="a map's name, or none (default: the backbone's first)")
     p.add_argument("--frame", type=int, default=None, help="one frame, from 1 (default: all frames, pooled)")
     p.add_argument("--pool", choices=list(engine.POOLS), default=None, help="of all frames (default: mean)")
@@ -769,6 +811,7 @@ def parser() -> argparse.ArgumentParser:
     p = verb("evaluate", run_evaluate, "Metrics with intervals on labelled images.")
     p.add_argument("--data", required=True, help="class folders, a folder with split.csv, or a CSV")
     p.add_argument("--prompts", nargs="+", required=True, metavar="SET")
+    words_of(p)
     p.add_argument("--split", default=None, help="only this split of the CSV, as in test")
     machine(p, "auto")
     p.add_argument("--json", action="store_true")
@@ -796,6 +839,7 @@ def parser() -> argparse.ArgumentParser:
     p = verb("prompts", run_prompts, "Make the prompt sets that learn from words alone.")
     p.add_argument("--tasks", nargs="*", default=None)
     p.add_argument("--methods", nargs="+", default=None, help="default: all that need no images")
+    words_of(p)
     p.add_argument("--out", type=Path, default=LIBRARY)
     machine(p)
 
@@ -803,6 +847,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", default=None, help="class folders, a CSV, or the papers' split file")
     p.add_argument("--method", required=True, help=", ".join(engine.METHODS))
     p.add_argument("--task", default=None, help="a task's id (default: the labels of the data are the classes)")
+    words_of(p)
     p.add_argument("--shots", type=int, default=16, help="images a class (default: 16)")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--sampler", default="grouped", help="grouped (whole patients) or papers (their split files' draws)")
@@ -815,6 +860,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--force", action="store_true", help="replace a set of this name")
     machine(p, "auto")
     p.add_argument("--json", action="store_true")
+
+    words = verbs.add_parser("words", help="The words of a task's classes: show, set, propose, effect (docs/words.md).")
+    _words_cli.add_words_verbs(words.add_subparsers(dest="what", required=True))
 
     p = verb("reproduce", run_reproduce, "The papers' protocols: a results table, ours beside theirs.")
     p.add_argument("--protocol", required=True, choices=engine.PROTOCOLS)
@@ -846,8 +894,11 @@ def parser() -> argparse.ArgumentParser:
     machine(p)
     p.add_argument("--json", action="store_true")
 
-    p = verb("export", run_export, "One file of a prompt set, to send; or onnx:ID, an image tower for ONNX Runtime.")
+    p = verb("export", run_export, "One file of a prompt set; onnx:ID, an image tower; or bank:TASK, descriptions, to send.")
     p.add_argument("prompts", metavar="SET")
+    p.add_argument("--format", choices=list(engine.FORMATS), default=None, help="of a bank: whose form it takes")
+    p.add_argument("--images", type=Path, default=None, metavar="FILE", help="of miu-vl: the images it names, a path a line")
+    words_of(p)
     p.add_argument("--precision", choices=["fp32", "fp16", "int8"], default=None, help="of an image tower (default: fp32)")
     p.add_argument("--calibrate", type=Path, default=None, metavar="FOLDER", help="images for int8's scales")
     p.add_argument("--out", type=Path, default=None, metavar="FILE", help="of an image tower: its folder")

@@ -24,6 +24,7 @@ from engine.data import SAMPLERS, base_and_novel, check_examples, hold_out, of_c
 from engine.detection import Pointed, Pointing, baselines, point_at, read_coco
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError, Stopped
 from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, in_points, paired_difference
+from engine.exchange import FORMATS, export_bank, import_bank
 from engine.explain import EXPLANATIONS, explain, explanations_for
 from engine.exporting import export_onnx
 from engine.faithful import (
@@ -42,11 +43,12 @@ from engine.faithful import (
     weights_matter,
 )
 from engine.features import check_files, features_of, views_of
-from engine.importing import checkpoint_methods, import_bank, import_checkpoint
+from engine.importing import checkpoint_methods, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
 from engine.locate import LOCATORS, load_locator, locate, with_and_without
 from engine.locate.base import Locator, described
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
+from engine.methods.attribute_prompts import prompts_of
 from engine.methods.base import set_name
 from engine.pooling import POOLS, Curve, pool, pooled_by
 from engine.predict import bound, embed, predict, read_off
@@ -78,6 +80,7 @@ from engine.tasks import (
     read_bank,
     task,
     tasks,
+    tasks_with,
 )
 from engine.training import Watch
 from engine.tune import EXACT, task_of, tune
@@ -100,7 +103,8 @@ from engine.volumes import curves, pooled, scorer
 from engine.windows import PRESETS, by_hand, inverted
 from engine.windows import named as named_window
 from engine.windows import offered as offered_windows
-from engine.wording import check_sentences
+from engine.wording import check_sentences, check_words
+from engine.words import Effect, Proposal, Tried, edit_words, effect_of_words, propose_words
 from engine.workspace import (
     Added,
     Case,

@@ -1,8 +1,8 @@
-"""What upstream's files become here: a checkpoint a prompt set, a file of sentences a description bank.
+"""What upstream's checkpoints become here: prompt sets. (Files of sentences: exchange.)
 
 Checkpoints of BiomedCoOp's repository (also its CoOp, CoCoOp, KgCoOp, ProGrad), Biomed-DPT and MedPromptCLIP hold the whole
 model; what was learned is a context (n, W) and little else. A prompt set is made of it with this machine's backbone. Sources:
-methods/biomedcoop.md 6, biomed_dpt.md 4, medpromptclip.md 4; banks: biomedcoop.md 3, medpromptclip.md 1.4, miu_vl.md 1.5.
+methods/biomedcoop.md 6, biomed_dpt.md 4, medpromptclip.md 4.
 Left out: class-specific contexts, the tuned image tower of MedPromptCLIP's few-shot stage, statistics of PMC-CLIP's norms.
 
 Legend: C classes, n context rows, K deep layers, L tokens, W token width, D joint embedding, H hidden units.
@@ -10,9 +10,7 @@ Legend: C classes, n context rows, K deep layers, L tokens, W token width, D joi
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +21,10 @@ import numpy as np
 from engine.backbones.base import Backbone, PromptTunable
 from engine.checkpoints import Checkpoint, Stored
 from engine.context import HAND_WRITTEN, Prompts
-from engine.errors import DataError, PromptSetError
+from engine.errors import PromptSetError
 from engine.methods import METHODS, papers
 from engine.prompts import PromptSet
-from engine.tasks import ClassDescriptions, DescriptionBank, Task, made_bank
+from engine.tasks import Task
 
 LICENCE = "unknown: imported by the user"
 TOLERANCE = 1e-3  # of an embedding's elements: half precision rounds them by less
@@ -37,8 +35,6 @@ META = {
     "meta.2.weight": ("meta_net.linear2.weight", ("W", "H")),
     "meta.2.bias": ("meta_net.linear2.bias", ("W",)),
 }
-BANKS = ("BIOMEDCOOP_TEMPLATES", "BIOMEDDPT_TEMPLATES")
-BANK_BYTES = 4 * 2**20  # upstream's largest has 1 MB; a syntax tree takes a hundred times its source
 
 
 def import_checkpoint(
@@ -269,106 +265,3 @@ def _check_words(
                 "Name its classes in their order (trained_on), or its template.",
             )
     return True
-
-
-# --- description banks --------------------------------------------------------------------------------------------------
-
-
-def import_bank(path: str | Path, task: Task, name: str | None = None) -> DescriptionBank:
-    """Upstream's sentences as a bank for the classes of a task.
-
-    A prompt_templates.py (its literals are parsed, it is not run; name : which of BANKS, else the first there), a JSON file
-    of MedPromptCLIP (class to sentences) or of MIU-VL (image to prefix, name and suffix of each class).
-    Raises DataError with every class that is missing.
-    """
-    path = Path(path)
-    try:
-        if path.stat().st_size > BANK_BYTES:
-            raise DataError(f"The bank {path.name!r} is larger than {BANK_BYTES // 2**20} MB.", "It is no file of prompts.")
-        text = path.read_text(encoding="utf-8")
-        form, found = _templates(text, name) if path.suffix == ".py" else ("", json.loads(text))
-    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise DataError(
-            f"The bank {path.name!r} cannot be read ({error}).", "Take a prompt_templates.py or a JSON file."
-        ) from error
-    attributes: dict[str, dict[str, list[str]]] = {}
-    if isinstance(found, dict) and found and all(isinstance(each, dict) for each in found.values()):
-        form, (found, attributes) = "a prompt file of MIU-VL", _captions(found, task, path.name)
-    form = form or "a prompt bank of MedPromptCLIP"
-    lists = found.values() if isinstance(found, dict) else [None]
-    if not found or not all(isinstance(each, list) and all(isinstance(s, str) for s in each) for each in lists):
-        raise DataError(
-            f"The bank {path.name!r} has another form than class to list of sentences.",
-            "It should be a prompt_templates.py, or JSON of MedPromptCLIP or MIU-VL.",
-        )
-    keys = {_plain(key): key for key in found}
-    given = {label.name: [*label.aliases, label.display, label.name] for label in task.labels}
-    of = {label: [keys[_plain(known)] for known in names if _plain(known) in keys][-1:] for label, names in given.items()}
-    missing = [label for label, key in of.items() if not key]
-    if missing:
-        held = ", ".join(list(found)[:12]) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
-        raise DataError(f"The bank {path.name!r} has no sentences for: {', '.join(missing)}.", f"It holds: {held}.")
-    classes, repeated = {}, 0
-    for label, (key,) in of.items():
-        sentences = [_sentence(each) for each in found[key] if each.strip()]
-        repeated += len(sentences) - len(set(sentences))
-        words = {slot: tuple(each) for slot, each in attributes.get(label, {}).items()}
-        classes[label] = ClassDescriptions({}, words, tuple(sentences), ())
-    silent = [label for label, about in classes.items() if not about.sentences]
-    if silent:
-        raise DataError(f"The bank {path.name!r} has no sentences for: {', '.join(silent)}.", "Its lists are empty.")
-    source = f"Imported from {form}; {repeated} sentences are repeats, which are kept: they weigh in upstream's means."
-    return made_bank(DescriptionBank(task.id, source, LICENCE, classes))
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").lower().split())
-
-
-def _sentence(text: str) -> str:
-    """On one line, with one full stop where MedPromptCLIP's generator added a second."""
-    line = " ".join(text.split())
-    return line.rstrip(".") + "." if line.endswith("..") else line
-
-
-def _templates(text: str, name: str | None) -> tuple[str, Any]:
-    """The first of BANKS (or the named one) in a Python source, by its literal. Raises ValueError and SyntaxError."""
-    for node in ast.parse(text).body:
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets if isinstance(node, ast.Assign) else []
-        for target in targets:
-            if isinstance(target, ast.Name) and target.id in ([name] if name else BANKS):
-                return f"{target.id} of prompt_templates.py", ast.literal_eval(node.value)  # type: ignore[attr-defined]
-    raise ValueError(f"it has no {name or ' or '.join(BANKS)}")
-
-
-def _captions(
-    images: dict[str, dict[str, Any]], task: Task, name: str
-) -> tuple[dict[str, list[str]], dict[str, dict[str, list[str]]]]:
-    """MIU-VL: image -> {"caption", "prefix", "name", "suffix", and in newer files "color" and "shape"}, lists by class.
-
-    The i-th entry is the task's i-th class; a class's sentences are the distinct prefix + name + suffix of all images.
-    """
-    sentences: dict[str, list[str]] = {label: [] for label in task.names}
-    attributes: dict[str, dict[str, list[str]]] = {label: {} for label in task.names}
-    for about in images.values():
-        try:
-            parts = list(zip(about["prefix"], about["name"], about["suffix"], strict=True))
-            texts = ["".join(each) for each in parts]
-            slots = {here: list(about.get(there, ())) for here, there in (("colour", "color"), ("shape", "shape"))}
-        except (KeyError, TypeError, ValueError):
-            raise DataError(
-                f"An image in {name!r} lacks prefix, name or suffix of each class.", "Make the file again."
-            ) from None
-        if about.get("caption") != ". ".join(texts):
-            raise DataError(f"A caption in {name!r} is not its prefixes, names and suffixes.", "Make the file again.")
-        if len(texts) != len(task.names):
-            raise DataError(
-                f"The bank {name!r} has {len(texts)} classes; the task {task.id!r} has {len(task.names)}: {', '.join(task.names)}."
-            )
-        for c, (label, text) in enumerate(zip(task.names, texts, strict=True)):
-            if text not in sentences[label]:
-                sentences[label].append(text)
-            for slot, words in slots.items():
-                if len(words) == len(texts) and words[c] not in attributes[label].setdefault(slot, []):
-                    attributes[label][slot].append(words[c])
-    return sentences, attributes

@@ -181,7 +181,7 @@ def _design(task: Task, examples: Sequence[Example], method: Any, seed: int) -> 
     held = _held_out(task, examples, care) if method.needs_images else None
     folds = [held] if held else []
     if not held and {e.label for e in examples} == set(task.names):  # else a baseline has nothing to learn some class from
-        folds = _folds(examples, FOLDS if len(examples) <= MANY else FOLDS_OF_MANY, seed)
+        folds = grouped_folds(examples, FOLDS if len(examples) <= MANY else FOLDS_OF_MANY, seed)
     kept = None if held else everything
     if not method.needs_images:
         kind = "words-alone"
@@ -210,7 +210,7 @@ def _held_out(task: Task, examples: Sequence[Example], care: list[str]) -> tuple
     return np.asarray(rest), np.asarray(test)
 
 
-def _folds(examples: Sequence[Example], most: int, seed: int) -> list[tuple[Rows, Rows]]:
+def grouped_folds(examples: Sequence[Example], most: int, seed: int) -> list[tuple[Rows, Rows]]:
     """(learned from, judged), no unit on both sides and every class to learn from in each; fewer where a class has fewer
     units, none where that cannot be."""
     labels, units = np.asarray([e.label for e in examples]), np.asarray([unit(e) for e in examples])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from engine.errors import DataError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 NAMES = ("medical", "query", "lay")  # a class by its name in medicine, as one asks for it, and in everyday words
+BANK_BYTES = 16 * 2**20  # of a bank's file; the largest that is shipped has 0.1 MB
 SLOTS = ("colour", "shape", "location", "texture")  # what can be said of a finding beside its name
 # What can be said of any finding, with its name at {c}, the kind of image at {image} and the body part at {organ}.
 PLAIN = (
@@ -142,6 +144,21 @@ def descriptions(of: str | Task) -> DescriptionBank:
     raise DataError(f"There is no description bank for the task {of!r}.", f"Write one as {of}.json.")
 
 
+def tasks_with(place: str | Path) -> dict[str, Task]:
+    """Every task by id, with the banks of a file or folder in place of their own. Raises DataError where there are none.
+
+    place : a bank's file, of the task that it names; or a folder of <task>.json
+    """
+    place = Path(place)
+    found = {name: place / f"{name}.json" for name in tasks()} if place.is_dir() else {_task_of(place): place}
+    banks = {name: read_bank(path, task(name)) for name, path in found.items() if path.is_file()}
+    if not banks:
+        raise DataError(
+            f"The folder {place.name!r} holds no description bank.", "Name a bank's file, or a folder of <task>.json."
+        )
+    return tasks() | {name: replace(task(name), bank=bank) for name, bank in banks.items()}
+
+
 def bank_text(bank: DescriptionBank) -> str:
     """A bank's file, of the form of assets/descriptions/<task>.json."""
     classes = {
@@ -165,15 +182,9 @@ def made_bank(bank: DescriptionBank) -> DescriptionBank:
 
 def read_bank(path: str | Path, of: Task) -> DescriptionBank:
     """A bank's file, for the classes of a task. Raises DataError."""
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
+    with _readable(path := Path(path)):
+        raw = _bytes(path)
         return _bank_of(raw, json.loads(raw), of)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"The description bank {path.name!r} cannot be read ({type(error).__name__}: {error}).",
-            "It should have the form of assets/descriptions.",
-        ) from error
 
 
 def with_bank(task: Task, own: Mapping[str, Sequence[str]]) -> Task:
@@ -196,15 +207,43 @@ def with_bank(task: Task, own: Mapping[str, Sequence[str]]) -> Task:
     return replace(task, bank=made_bank(DescriptionBank(task.id, source, "", classes)))
 
 
+def kind_of_image(task: Task) -> str:
+    """ "MRI image of the brain"; "medical image" where the task says no more."""
+    image = "medical image" if task.modality == "any" else f"{task.modality} image"
+    return image if task.organ == "any" else f"{image} of the {task.organ}"
+
+
 def _plain(task: Task, label: Label) -> tuple[str, ...]:
     """A dozen sentences that say no more than the names of the class, the kind of image and the body part."""
     shown = label.display
     name = shown[0].lower() + shown[1:] if shown[1:2].islower() else shown  # "Glioma", but "COVID-19"
     organ = "body part" if task.organ == "any" else task.organ
-    image = "medical image" if task.modality == "any" else f"{task.modality} image"
-    image = f"{image} of the {organ}" if task.organ != "any" else image
-    made = (each.format(c=name, image=image, organ=organ) for each in PLAIN)
+    made = (each.format(c=name, image=kind_of_image(task), organ=organ) for each in PLAIN)
     return tuple(each[0].upper() + each[1:] for each in made)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever else a file turns out to be becomes one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {str(error)[:160]}".replace("\n", " ")
+        raise DataError(
+            f"The description bank {path.name!r} cannot be read ({why}).", "It should have the form of assets/descriptions."
+        ) from error
+
+
+def _bytes(path: Path) -> bytes:
+    if path.stat().st_size > BANK_BYTES:
+        raise ValueError(f"it is larger than {BANK_BYTES // 2**20} MB")
+    return path.read_bytes()
+
+
+def _task_of(path: Path) -> str:
+    """The task that a bank's file names. Raises DataError."""
+    with _readable(path):
+        return str(json.loads(_bytes(path))["task"])[:80]
 
 
 @cache
@@ -223,13 +262,18 @@ def _bank_of(raw: bytes, found: Any, of: Task) -> DescriptionBank:
         for label, c in found["classes"].items()
     }
     if tuple(classes) != of.names:
-        raise DataError(f"The description bank of {of.id!r} has other classes than the task: {', '.join(classes)}.")
+        named = ", ".join(list(classes)[:12]) + (f" and {len(classes) - 12} more" if len(classes) > 12 else "")
+        raise DataError(f"The description bank of {of.id!r} has other classes than the task: {named}.")
+    about = [found[name] for name in ("task", "source", "licence")]
+    if not all(isinstance(each, str) for each in about):
+        raise TypeError("task, source or licence is no text")
     provenance = tuple(dict(step) for step in found.get("provenance", ()))
-    sha256 = hashlib.sha256(raw).hexdigest()
-    return DescriptionBank(found["task"], found["source"], found["licence"], classes, sha256, provenance)
+    json.dumps([about, provenance], ensure_ascii=False, allow_nan=False).encode()  # it must be possible to write it again
+    return DescriptionBank(*about, classes, hashlib.sha256(raw).hexdigest(), provenance)
 
 
 def _words(found: Any) -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
         raise TypeError("a list of words is something else")
+    "".join(found).encode()  # half a surrogate pair cannot be written: ValueError
     return tuple(found)

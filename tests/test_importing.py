@@ -1,4 +1,4 @@
-"""Upstream's files made here with torch.save, read by the restricted reader, and turned into prompt sets and banks; what is
+"""Upstream's files made here with torch.save, read by the restricted reader, and turned into prompt sets; what is
 hostile or damaged runs nothing and is refused in one sentence. Run: python -m pytest tests/test_importing.py"""
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,14 +17,13 @@ import safetensors.numpy
 import torch
 
 import engine
-from engine import checkpoints, importing
+from engine import checkpoints
 from engine.checkpoints import Checkpoint, read_records
-from engine.errors import DataError, PromptSetError
-from engine.importing import candidates, import_bank, import_checkpoint
+from engine.errors import PromptSetError
+from engine.importing import candidates, import_checkpoint
 from engine.methods import METHODS, carried
 from engine.predict import bound
 from engine.prompts import PromptSet
-from engine.tasks import Label, bank_text, read_bank
 
 PHOTO = "a photo of a {}."
 TASK = "btmri"
@@ -212,7 +210,7 @@ def test_the_reader_imports_neither_torch_nor_what_a_pickle_names(tmp_path):
         "assert not {'torch', 'antigravity'} & set(sys.modules)"
     )
     subprocess.run(
-        [sys.executable, "-c", program, str(path)], check=True, timeout=60, cwd=importing.__file__.rsplit("/", 2)[0]
+        [sys.executable, "-c", program, str(path)], check=True, timeout=60, cwd=checkpoints.__file__.rsplit("/", 2)[0]
     )
 
 
@@ -564,119 +562,6 @@ def test_a_cocoop_network_of_another_width_is_refused(mini, file):
         PromptSetError, match=r"'meta_net.linear1.weight' .* shape \(4, 512\); this backbone takes \(4, 256\)"
     ):
         import_checkpoint(write(file, state), mini, engine.task(TASK))
-
-
-# --- description banks --------------------------------------------------------------------------------------------------
-
-TWO = replace(engine.task("busi"), labels=(Label("benign tumor", "Benign"), Label("normal scan", "Normal", ("no_finding",))))
-
-
-def test_a_python_file_is_parsed_and_not_run(tmp_path):
-    path, canary = tmp_path / "prompt_templates.py", tmp_path / "canary"
-    path.write_text(
-        f"open({str(canary)!r}, 'w')\n"
-        "CUSTOM_TEMPLATES = {'BTMRI': 'a photo of a {}.'}\n"
-        "BIOMEDDPT_TEMPLATES = {'benign tumor': ['One.', 'Two.', 'One.'], 'normal scan': ['Three'], 'polyp': ['Four.']}\n"
-        "BIOMEDCOOP_TEMPLATES = {'benign tumor': ['Five.'], 'normal scan': ['Six.']}\n"
-    )
-    bank = import_bank(path, TWO)
-    assert not canary.exists()
-    assert list(bank.classes) == ["benign tumor", "normal scan"]
-    assert bank.classes["benign tumor"].sentences == ("One.", "Two.", "One.")
-    assert bank.classes["normal scan"].sentences == ("Three",)
-    assert bank.source.startswith("Imported from BIOMEDDPT_TEMPLATES of prompt_templates.py; 1 sentences are repeats")
-    assert bank.licence == "unknown: imported by the user" and bank.task == "busi"
-    other = import_bank(path, TWO, "BIOMEDCOOP_TEMPLATES")
-    assert other.classes["normal scan"].sentences == ("Six.",)
-    (tmp_path / "bank.json").write_text(bank_text(other))
-    assert read_bank(tmp_path / "bank.json", TWO) == other
-
-
-def test_a_python_file_whose_bank_is_no_literal_is_refused(tmp_path):
-    path, canary = tmp_path / "prompt_templates.py", tmp_path / "canary"
-    path.write_text(f"BIOMEDCOOP_TEMPLATES = {{'benign tumor': [open({str(canary)!r}, 'w')]}}\n")
-    with pytest.raises(DataError, match="cannot be read"):
-        import_bank(path, TWO)
-    assert not canary.exists()
-    path.write_text("BIOMEDCOOP_TEMPLATES = " + "[" * 100_000)
-    with pytest.raises(DataError, match="cannot be read"):
-        import_bank(path, TWO)
-    path.write_text("X = 1")
-    with pytest.raises(DataError, match="it has no BIOMEDCOOP_TEMPLATES or BIOMEDDPT_TEMPLATES"):
-        import_bank(path, TWO)
-
-
-def test_a_medpromptclip_bank_is_cleaned(tmp_path):
-    path = tmp_path / "Breast.json"
-    path.write_text(
-        json.dumps({"Benign_tumor": ["It is round..", "", "Two\nlines.", "It is round."], "No_Finding": ["None.."]})
-    )
-    bank = import_bank(path, TWO)
-    assert bank.classes["benign tumor"].sentences == ("It is round.", "Two lines.", "It is round.")
-    assert bank.classes["normal scan"].sentences == ("None.",)
-    assert "MedPromptCLIP; 1 sentences are repeats" in bank.source
-
-
-def captions(*images):
-    """images : one list of (prefix, name, suffix, colour) by class each."""
-    made = {}
-    for i, rows in enumerate(images):
-        prefix, name, suffix, colour = (list(each) for each in zip(*rows, strict=True))
-        caption = ". ".join(a + b + c for a, b, c, _ in rows)
-        about = {"caption": caption, "prefix": prefix, "name": name, "suffix": suffix, "color": colour}
-        made[f"DATA/POLYP/{i}.png"] = about
-    return made
-
-
-def test_a_miu_vl_file_gives_each_class_its_distinct_phrases(tmp_path):
-    path = tmp_path / "hybrid.json"
-    clear = ("", "clear tissue", "", "grey")
-    images = captions(
-        [("pink ", "round bump", " in breast", "pink"), clear],
-        [("white ", "round bump", " in breast", "white"), clear],
-        [("pink ", "round bump", " in breast", "pink"), clear],
-    )
-    path.write_text(json.dumps(images))
-    bank = import_bank(path, TWO)
-    assert bank.classes["benign tumor"].sentences == ("pink round bump in breast", "white round bump in breast")
-    assert bank.classes["benign tumor"].attributes["colour"] == ("pink", "white")
-    assert bank.classes["normal scan"].sentences == ("clear tissue",)
-    assert "POLYP" not in bank_text(bank)
-    images["DATA/POLYP/0.png"]["caption"] = "something else"
-    path.write_text(json.dumps(images))
-    with pytest.raises(DataError, match="is not its prefixes, names and suffixes"):
-        import_bank(path, TWO)
-    path.write_text(json.dumps(captions([clear])))
-    with pytest.raises(DataError, match="has 1 classes; the task 'busi' has 2"):
-        import_bank(path, TWO)
-
-
-BAD_BANKS = {
-    "classes missing": ({"polyp": ["One."]}, "no sentences for: benign tumor, normal scan. It holds: polyp"),
-    "a class empty": ({"benign tumor": [" "], "normal scan": ["One."]}, "no sentences for: benign tumor"),
-    "a list": (["One."], "another form"),
-    "text for a list": ({"benign tumor": "One.", "normal scan": ["Two."]}, "another form"),
-    "numbers": ({"benign tumor": [1], "normal scan": ["Two."]}, "another form"),
-    "empty": ({}, "another form"),
-}
-
-
-@pytest.mark.parametrize("fault", BAD_BANKS)
-def test_a_bad_bank_is_refused_in_one_sentence(tmp_path, fault):
-    found, sentence = BAD_BANKS[fault]
-    (tmp_path / "bank.json").write_text(json.dumps(found))
-    with pytest.raises(DataError, match=sentence) as raised:
-        import_bank(tmp_path / "bank.json", TWO)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_bank_file_that_is_no_json_or_too_large_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "bank.json").write_text("[" * 200_000)
-    with pytest.raises(DataError, match="cannot be read"):
-        import_bank(tmp_path / "bank.json", TWO)
-    monkeypatch.setattr(importing, "BANK_BYTES", 1000)
-    with pytest.raises(DataError, match="larger than"):
-        import_bank(tmp_path / "bank.json", TWO)
 
 
 # --- one file ------------------------------------------------------------------------------------------------------------

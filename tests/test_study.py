@@ -22,7 +22,7 @@ import engine
 from app import gallery
 from engine.evaluate import clearly, paired_difference
 from engine.methods.base import LabelledFeatures, learn_stacked
-from engine.study import _data, _Design, _design, _folds, _headline, _method
+from engine.study import _data, _Design, _design, _headline, _method, grouped_folds
 from engine.types import Example, Interval
 
 SCHEMA = json.loads((Path(engine.__file__).parent.parent / "assets/schemas/result.json").read_text())
@@ -100,7 +100,7 @@ def ran(backbone, task, examples, plan, folder, **more):
 def test_folds_keep_patients_whole_and_judge_everybody_once():
     rng = np.random.default_rng(3)
     examples = [Example(f"{i}", "abc"[rng.integers(3)], patient=f"{rng.integers(18)}") for i in range(90)]
-    folds = _folds(examples, 5, 1)
+    folds = grouped_folds(examples, 5, 1)
     assert len(folds) == 5
     assert sorted(np.concatenate([judged for _, judged in folds])) == list(range(90))
     for learned, judged in folds:
@@ -108,23 +108,28 @@ def test_folds_keep_patients_whole_and_judge_everybody_once():
         assert {examples[i].label for i in learned} == set("abc")
         assert sorted([*learned, *judged]) == list(range(90))
     assert all(
-        (a == b).all() for one, two in zip(folds, _folds(examples, 5, 1), strict=True) for a, b in zip(one, two, strict=True)
+        (a == b).all()
+        for one, two in zip(folds, grouped_folds(examples, 5, 1), strict=True)
+        for a, b in zip(one, two, strict=True)
     )
 
 
 def test_classes_are_alike_in_each_fold():
     examples = [Example(f"{i}", "a" if i < 20 else "b") for i in range(30)]
-    for _, judged in _folds(examples, 5, 1):
+    for _, judged in grouped_folds(examples, 5, 1):
         assert Counter(examples[i].label for i in judged) == {"a": 4, "b": 2}
 
 
 def test_there_are_as_many_folds_as_the_rarest_class_has_patients():
     examples = [Example(f"a{i}", "a") for i in range(9)] + [Example(f"b{i}", "b", patient=f"{i // 2}") for i in range(6)]
-    assert len(_folds(examples, 5, 1)) == 3
+    assert len(grouped_folds(examples, 5, 1)) == 3
 
 
 def test_a_class_of_one_patient_cannot_be_folded():
-    assert _folds([Example(f"a{i}", "a") for i in range(9)] + [Example("b", "b", "p"), Example("c", "b", "p")], 5, 1) == []
+    assert (
+        grouped_folds([Example(f"a{i}", "a") for i in range(9)] + [Example("b", "b", "p"), Example("c", "b", "p")], 5, 1)
+        == []
+    )
 
 
 def test_nothing_is_learned_from_a_patient_who_is_judged(tmp_path):
@@ -148,7 +153,7 @@ def test_out_of_fold_probabilities_are_those_of_probes_that_did_not_see_the_fold
     assert sorted(found) == list(range(100, 116))
     features = engine.features_of(colours, backbone)
     y = np.asarray([TASK.names.index(e.label) for e in colours])
-    for learned, judged in _folds(colours, 5, plan.seed):
+    for learned, judged in grouped_folds(colours, 5, plan.seed):
         inner = _data(_method(TASK, plan), colours, features[None], y, learned, plan.seed)
         probe = engine.METHODS["linear-probe"]().learn(backbone, TASK, inner)
         assert np.allclose([found[100 + i] for i in judged], probe.probabilities(features[judged]), atol=1e-6)  # rounding
@@ -157,7 +162,7 @@ def test_out_of_fold_probabilities_are_those_of_probes_that_did_not_see_the_fold
 def test_what_is_chosen_on_comes_from_within_the_fold(colours):
     y = np.asarray([TASK.names.index(e.label) for e in colours])
     views = np.arange(2 * 16 * 3, dtype=np.float32).reshape(2, 16, 3)
-    for learned, _ in _folds(colours, 5, 1):
+    for learned, _ in grouped_folds(colours, 5, 1):
         data = _data(engine.METHODS["tip-adapter"](), colours, views, y, learned, 1)
         rows = [int(np.flatnonzero((views[0] == row).all(axis=1))[0]) for row in data.views[0]]
         held = [int(np.flatnonzero((views[0] == row).all(axis=1))[0]) for row in data.validation]

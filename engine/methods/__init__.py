@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from engine.backbones.base import Backbone, WithoutTorch
-from engine.errors import DataError
+from engine.errors import DataError, PromptSetError
 from engine.prompts import PromptSet, library
 from engine.registry import Registry
 from engine.tasks import ASSETS, Task, tasks
@@ -20,6 +20,7 @@ METHODS = Registry(
     {
         "zero-shot": "engine.methods.zero_shot:ZeroShot",
         "description-ensemble": "engine.methods.description_ensemble:DescriptionEnsemble",
+        "attribute-prompts": "engine.methods.attribute_prompts:AttributePrompts",
         "coop": "engine.methods.coop:CoOp",
         "cocoop": "engine.methods.cocoop:CoCoOp",
         "kgcoop": "engine.methods.kgcoop:KgCoOp",
@@ -53,9 +54,17 @@ def from_words(name: str, backbone: Backbone, of: Iterable[Task] | None = None) 
     return None
 
 
-def prompt_set(name: str, backbone: Backbone) -> PromptSet:
+def prompt_set(name: str, backbone: Backbone, of: Iterable[Task] | None = None) -> PromptSet:
     """A prompt set by name or folder, or one `from_words`; for an image tower alone the library's, which was made so by its
-    source. Raises PromptSetError."""
+    source. of : tasks with the words to make it from, and then no stored set is taken. Raises PromptSetError."""
+    if of is not None:
+        made = None if isinstance(backbone, WithoutTorch) else from_words(name, backbone, of)
+        if made is None:
+            raise PromptSetError(
+                f"The prompt set {name!r} is not made from descriptions on the spot with {backbone.id!r}.",
+                f"Name TASK-METHOD with one of: {', '.join(instant())}.",
+            )
+        return made
     if isinstance(backbone, WithoutTorch):
         stored = [f"{name}{method}-{backbone.of}" for method in ("", "-description-ensemble")]
         return PromptSet.load(next((each for each in stored if each in library()), name))
@@ -79,7 +88,7 @@ def papers() -> dict[str, Any]:
     return json.loads((ASSETS / "papers.json").read_text(encoding="utf-8"))
 
 
-def method(name: str, data_set: str = "", protocol: str = "few-shot", **options: Any) -> Any:
+def method(name: str, data_set: str = "", protocol: str = "few-shot", /, **options: Any) -> Any:
     """A method with the paper's options for a data set (a task's id, or the paper's own name) and protocol.
 
     options : set by hand, over the paper's. Raises DataError for an option that the method does not have.

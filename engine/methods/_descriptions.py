@@ -25,7 +25,8 @@ def description_card(task: Task) -> dict[str, Any]:
         bank = descriptions(task)
     except DataError:
         return {"descriptions": None}
-    return {"descriptions": {"bank": bank.task, "sha256": bank.sha256}}
+    about: dict[str, Any] = {"bank": bank.task, "sha256": bank.sha256}
+    return {"descriptions": about | ({"provenance": list(bank.provenance)} if bank.provenance else {})}
 
 
 def sentence_features(backbone: Backbone, sentences: list[str]) -> Tensor:

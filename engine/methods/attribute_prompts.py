@@ -1,0 +1,157 @@
+"""Attribute prompts: a class's name, joined by a template with words for its colour, shape, location and texture.
+
+Qin et al., arXiv:2209.15517 (MIU-VL). Variant j takes word j of every slot at once, as their generator does; theirs are prompt
+sets of their own, here the first `ranks` variants are an ensemble: the mean of unit features, brought to unit length again.
+A part of a template in [ ] vanishes where a place in it has no word; a class without any words is its name alone.
+Left out: words of one image (a class here is one point for all images), GLIP's score over the tokens of the name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from engine.backbones.base import Backbone
+from engine.errors import DataError
+from engine.methods._descriptions import description_card, sentence_features
+from engine.methods.base import Configured, LabelledFeatures, linear_prompt_set
+from engine.prompts import PromptSet
+from engine.tasks import NAMES, SLOTS, Task, descriptions, kind_of_image
+from engine.training import Watch
+
+TEMPLATE = "{image} showing {name}[: {slots}]."
+FAITHFUL = "[{colour} color, ][{shape} shape ]{name}[ in {location}]"  # make_autopromptsv2.py at 80adbdb, the caption
+PLACES = ("name", "image", "modality", "organ", "slots", *SLOTS)  # {slots} : the words of all slots in their order
+OWN_NAME = "class"
+_PART, _PLACE = re.compile(r"\[([^\[\]]*)\]"), re.compile(r"\{(\w*)\}")
+
+
+class AttributePrompts(Configured):
+    name = "attribute-prompts"
+    needs_images = False
+    needs_descriptions = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """name : "class", or one of the bank's names: "medical", "query", "lay"; a class that has none there keeps its own
+        slots : which of SLOTS are used, in this order, divided by commas; "" for none
+        ranks : how many variants, from the best words on; rank : this variant alone, from 1; 0 takes the ensemble
+        template : with {name} and any of PLACES; "" takes TEMPLATE
+        faithful : the paper's template, and one variant (`rank`, else the first) as its files hold it
+        """
+
+        name: str = OWN_NAME
+        slots: str = ", ".join(SLOTS)
+        ranks: int = 3
+        rank: int = 0
+        template: str = ""
+        faithful: bool = False
+
+        def __post_init__(self) -> None:
+            if self.name not in (OWN_NAME, *NAMES):
+                raise DataError(f"A class has no name {self.name!r}.", f"Choose one of: {', '.join((OWN_NAME, *NAMES))}.")
+            wrong = [each for each in self.chosen if each not in SLOTS]
+            if wrong or len(set(self.chosen)) < len(self.chosen):
+                what = f"no slot {wrong[0]!r}" if wrong else f"no slot twice, as in {self.slots!r}"
+                raise DataError(f"Attribute prompts have {what}.", f"Choose of: {', '.join(SLOTS)}.")
+            if self.ranks < 1 or self.rank < 0:
+                raise DataError(f"There are no {self.ranks} variants, or no variant {self.rank}.", "Both count from 1.")
+            check_template(self.wording)
+
+        @property
+        def chosen(self) -> tuple[str, ...]:
+            return tuple(each.strip() for each in self.slots.split(",")) if self.slots.strip() else ()
+
+        @property
+        def wording(self) -> str:
+            """The template in use."""
+            return FAITHFUL if self.faithful else (self.template or TEMPLATE).replace("{color}", "{colour}")
+
+    def learn(
+        self,
+        backbone: Backbone,
+        task: Task,
+        data: LabelledFeatures | None = None,
+        seed: int = 1,
+        watch: Watch | None = None,
+    ) -> PromptSet:
+        read = prompts_of(task, self.config)
+        features = sentence_features(backbone, [each for prompts in read.values() for each in prompts])
+        parts = features.split([len(prompts) for prompts in read.values()])
+        embeddings = F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)  # (C, D)
+        return linear_prompt_set(self, backbone, task, embeddings, **description_card(task), **self._card(task, read))
+
+    def carry(self, prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:
+        return self.learn(backbone, task)
+
+    def _card(self, task: Task, read: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+        """words : how the bank was read; keep_own_name : classes that have no name of the kind asked for."""
+        words = {
+            "name": self.config.name,
+            "keep_own_name": [
+                c for c in task.names if self.config.name != OWN_NAME and not _named(task, c, self.config.name)
+            ],
+            "slots": list(self.config.chosen),
+            "variants": {label: len(prompts) for label, prompts in read.items()},
+        }
+        return {"template": self.config.wording, "words": words}
+
+
+def prompts_of(task: Task, config: AttributePrompts.Config) -> dict[str, tuple[str, ...]]:
+    """The sentences of each class, by label, the variants in their order; at least one a class. Raises DataError."""
+    classes = descriptions(task).classes
+    ranks = [max(1, config.rank)] if config.rank or config.faithful else list(range(1, config.ranks + 1))
+    made = {}
+    for label in task.names:
+        slots = {slot: classes[label].attributes.get(slot, ()) if label in classes else () for slot in config.chosen}
+        most = max([1, *map(len, slots.values())])
+        of_class = {
+            "name": _named(task, label, config.name) or label,
+            "image": kind_of_image(task),
+            "modality": "" if task.modality == "any" else task.modality,
+            "organ": "" if task.organ == "any" else task.organ,
+        }
+        variants = []
+        for rank in [each for each in ranks if each <= most] or ranks[:1]:
+            words = dict.fromkeys(SLOTS, "") | {slot: all_[rank - 1] for slot, all_ in slots.items() if len(all_) >= rank}
+            listed = ", ".join(words[slot] for slot in config.chosen if words[slot])
+            variants.append(filled(config.wording, of_class | words | {"slots": listed}))
+        made[label] = tuple(dict.fromkeys(variants))
+    return made
+
+
+def check_template(template: str) -> None:
+    """Raises DataError where it has no place for the name, an unknown place, or a bracket without its other half."""
+    unknown = [place for place in _PLACE.findall(template) if place not in PLACES]
+    if unknown or "{name}" not in template:
+        what = f"an unknown place {{{unknown[0]}}}" if unknown else "no place for the class"
+        raise DataError(f"The template {template[:120]!r} has {what}.", f"Write {{name}}, and of: {', '.join(PLACES[1:])}.")
+    rest = _PLACE.sub("", _PART.sub(r"\1", template))
+    if set(rest) & set("[]{}"):
+        raise DataError(
+            f"The template {template[:120]!r} has a bracket without its other half.", "Close it, or leave it out."
+        )
+    if "{name}" not in _PART.sub("", template):
+        raise DataError(
+            f"The template {template[:120]!r} has the class in a part that may vanish.", "Take {name} out of [ ]."
+        )
+
+
+def filled(template: str, words: Mapping[str, str]) -> str:
+    """words : by PLACES, "" where there is none. Words are put in as they are, with whatever brackets they hold."""
+    made = []
+    for i, part in enumerate(_PART.split(template)):  # every second one stood in [ ]
+        if i % 2 == 0 or all(words[place] for place in _PLACE.findall(part)):
+            made.append(_PLACE.sub(lambda found: words[found[1]], part))
+    return " ".join("".join(made).split())
+
+
+def _named(task: Task, label: str, kind: str) -> str:
+    """A class's first name of a kind, "" where the bank has none."""
+    about = descriptions(task).classes.get(label)
+    return next(iter(about.synonyms.get(kind, ())), "") if about else ""
