@@ -28,7 +28,7 @@ from transformers.models.auto import modeling_auto
 from engine.errors import BackboneError, DataError
 from engine.generators import _pretrained
 from engine.generators.base import Words, check_name, look, name_of, with_attributes, written
-from engine.tasks import SLOTS, DescriptionBank, Task
+from engine.tasks import DescriptionBank, Task
 from engine.training import Watch
 from engine.types import Image
 
@@ -43,7 +43,6 @@ QUESTIONS = {
 PAPER = ("colour", "shape", "location")
 NO_ANSWER = ("yes", "no", "unknown", "none", "n/a")
 LONGEST = 60  # characters of an answer
-COUNTED = 10  # answers of a slot whose counts are kept
 CHAT = "Answer with one or two words: "  # before the question, for models that would write a paragraph
 TOKENS = 10  # of an answer
 
@@ -111,8 +110,9 @@ class VQA:
             for label, each in votes.items()
         }
         counts = {
-            label: {slot: dict(heard.most_common(COUNTED)) for slot, heard in each.items()} for label, each in votes.items()
-        }
+            label: {slot: {word: votes[label][slot][word] for word in words} for slot, words in each.items()}
+            for label, each in found.items()
+        }  # of what is kept: a rare answer may have been read off one patient's picture
         step = {"name": self.config.name, "images": seen, "answers": counts, "dropped": dropped}
         return with_attributes(bank, found, self._step(slots) | step)
 
@@ -122,8 +122,8 @@ class VQA:
         return {slot: tuple(filter(None, [_word(answer)])) for slot, answer in zip(slots, answers, strict=True)}
 
     def for_image(self, task: Task, image: Image, slots: Sequence[str] = PAPER) -> DescriptionBank:
-        """A bank for one image alone: its words, the same for every class. Where it gave none, the bank's own stay in no class, so
-        that classes differ by their names only."""
+        """A bank for one image alone: its words, the same for every class, so that classes differ by their other words only. A slot
+        without an answer is empty."""
         words = self.answers_of(image, slots)
         found: Words = {label: dict(words) for label in task.names}
         return with_attributes(written(task), found, self._step(slots) | {"subject": self.config.subject, "images": 1})
