@@ -1,5 +1,5 @@
 """The command line: python -m engine list | predict | tune | evaluate | faithful | prompts | reproduce | import | export | erase |
-workspace | bench.
+workspace | words | bench.
 
 --json prints one documented object (README, "What --json prints"). Exit codes: 0 all well; 1 some files failed, the
 rest is there; 2 wrong usage, or nothing could run (one sentence on stderr).
@@ -21,7 +21,7 @@ import numpy as np
 import PIL.Image
 
 import engine
-from engine import bench
+from engine import _words_generate, bench
 from engine.backbones.base import Backbone
 from engine.prompts import LIBRARY
 from engine.table import CHUNK
@@ -39,6 +39,7 @@ def run_list(args: argparse.Namespace) -> int:
         "methods": list(engine.METHODS),
         "prompt_sets": [],
         "explanations": list(engine.EXPLANATIONS),
+        "generators": list(engine.GENERATORS),
         "tasks": [{"id": t.id, "title": t.title, "labels": list(t.names)} for t in engine.tasks().values()],
         "formats": list(engine.READERS),
     }
@@ -54,7 +55,7 @@ def run_list(args: argparse.Namespace) -> int:
     print("backbones")
     for each in backbones:
         print(f"  {each['id']:18} {'present' if each['present'] else 'not on this machine'}")
-    for kind in ("methods", "explanations", "formats"):
+    for kind in ("methods", "explanations", "generators", "formats"):
         print(kind)
         print("  " + ", ".join(found[kind]))
     print("tasks (a task's id works as --prompts)")
@@ -749,6 +750,9 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--url", default=None, help="of its database (default: PROMPTSCOPE_DATABASE_URL)")
         p.add_argument("--json", action="store_true")
 
+    words = verb("words", None, "A task's words: fill its attributes by a model, describe its classes by a language model.")
+    _words_generate.add_parsers(words.add_subparsers(dest="what", required=True))
+
     p = verb("bench", bench.run, "Performance ratios, measured in one run on this machine.")
     p.add_argument("--only", nargs="+", default=None, metavar="KEY", help=", ".join(bench.KEYS))
     p.add_argument("--record", action="store_true", help="add a line to this machine's history in docs/bench")
@@ -762,7 +766,8 @@ def main(words: list[str] | None = None) -> int:
         return args.run(args)
     except KeyboardInterrupt:
         is_table = args.verb == "predict" and args.out.suffix == ".parquet"
-        goes_on = getattr(args, "checkpoint", None) or args.verb == "reproduce" or is_table
+        is_journaled = args.verb == "words" and args.what == "describe"
+        goes_on = getattr(args, "checkpoint", None) or args.verb == "reproduce" or is_table or is_journaled
         print("\nStopped." + (" The same command goes on where it was." if goes_on else ""), file=sys.stderr)
         return 130
     except engine.EngineError as error:

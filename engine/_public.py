@@ -41,6 +41,8 @@ from engine.faithful import (
     weights_matter,
 )
 from engine.features import check_files, features_of, views_of
+from engine.generators import GENERATORS, generator
+from engine.generators.base import Generator
 from engine.importing import checkpoint_methods, import_bank, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set

@@ -30,7 +30,7 @@ HOMES = {
     "scipy": ["engine/burned_in.py"],
     "open_clip": ["engine/backbones/"],
     "timm": ["engine/backbones/"],
-    "transformers": ["engine/backbones/"],
+    "transformers": ["engine/backbones/", "engine/generators/"],
     "tokenizers": ["engine/backbones/"],
     "huggingface_hub": ["engine/backbones/"],
     "onnxruntime": ["engine/backbones/"],
@@ -45,6 +45,7 @@ HOMES = {
     "imagehash": ["engine/workspace/twins.py"],
     "pyarrow": ["engine/archive.py", "engine/table.py"],
     "ray": ["engine/_ray.py"],
+    "httpx": ["engine/generators/llm.py"],
     "psycopg": [],  # SQLAlchemy imports it
 }
 # A part of the engine and what it may import of the engine; a folder stands for its files.
@@ -176,6 +177,17 @@ ALLOWED = {
     ],
     "report": ["compare", "evaluate", "results", "types"],
     "wording": ["backbones.base", "errors", "tasks"],
+    "generators": [
+        "generators",
+        "backbones._hub",
+        "backbones.base",
+        "errors",
+        "registry",
+        "tasks",
+        "training",
+        "types",
+        "wording",
+    ],
     "results": ["burned_in", "errors", "pooling", "prompts", "types"],
     "study": [
         "backbones.base",
@@ -275,6 +287,7 @@ def test_a_part_of_the_engine_imports_only_what_lies_below_it(path):
         "_tuning_bench",
         "_onnx_bench",
         "_floors",
+        "_words_generate",
     ):  # the public names, programs
         return
     allowed = [f"engine.{each}" for each in ALLOWED[name]]
@@ -302,6 +315,7 @@ def test_readers_prompts_and_tasks_work_without_torch_in_the_process():
         (engine.BACKBONES, "backbones"),
         (engine.METHODS, "methods"),
         (engine.EXPLANATIONS, "explain"),
+        (engine.GENERATORS, "generators"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
