@@ -21,7 +21,7 @@ import numpy as np
 import PIL.Image
 
 import engine
-from engine import _words_cli, bench
+from engine import _words_cli, _words_generate, bench
 from engine.backbones.base import Backbone
 from engine.prompts import LIBRARY
 from engine.table import CHUNK
@@ -39,6 +39,7 @@ def run_list(args: argparse.Namespace) -> int:
         "methods": list(engine.METHODS),
         "prompt_sets": [],
         "explanations": list(engine.EXPLANATIONS),
+        "generators": list(engine.GENERATORS),
         "tasks": [{"id": t.id, "title": t.title, "labels": list(t.names)} for t in engine.tasks().values()],
         "formats": list(engine.READERS),
     }
@@ -54,7 +55,7 @@ def run_list(args: argparse.Namespace) -> int:
     print("backbones")
     for each in backbones:
         print(f"  {each['id']:18} {'present' if each['present'] else 'not on this machine'}")
-    for kind in ("methods", "explanations", "formats"):
+    for kind in ("methods", "explanations", "generators", "formats"):
         print(kind)
         print("  " + ", ".join(found[kind]))
     print("tasks (a task's id works as --prompts)")
@@ -861,8 +862,10 @@ def parser() -> argparse.ArgumentParser:
     machine(p, "auto")
     p.add_argument("--json", action="store_true")
 
-    words = verbs.add_parser("words", help="The words of a task's classes: show, set, propose, effect (docs/words.md).")
-    _words_cli.add_words_verbs(words.add_subparsers(dest="what", required=True))
+    words = verbs.add_parser("words", help="The words of a task's classes: show, set, propose, effect, fill, describe.")
+    whats = words.add_subparsers(dest="what", required=True)
+    _words_cli.add_words_verbs(whats)
+    _words_generate.add_parsers(whats)
 
     p = verb("reproduce", run_reproduce, "The papers' protocols: a results table, ours beside theirs.")
     p.add_argument("--protocol", required=True, choices=engine.PROTOCOLS)
@@ -944,7 +947,8 @@ def main(words: list[str] | None = None) -> int:
         return args.run(args)
     except KeyboardInterrupt:
         is_table = args.verb == "predict" and args.out.suffix == ".parquet"
-        goes_on = getattr(args, "checkpoint", None) or args.verb == "reproduce" or is_table
+        is_journaled = args.verb == "words" and args.what == "describe"
+        goes_on = getattr(args, "checkpoint", None) or args.verb == "reproduce" or is_table or is_journaled
         print("\nStopped." + (" The same command goes on where it was." if goes_on else ""), file=sys.stderr)
         return 130
     except engine.EngineError as error:

@@ -25,8 +25,8 @@ def check_sentences(task: Task, label: str, lines: Sequence[str], backbone: Back
     if len(kept) > MOST:
         raise DataError(f"The class {known.display!r} has {len(kept)} sentences.", f"Up to {MOST} are taken.")
     long = [line for line in kept if len(line) > LONGEST]
-    if long or not _fits(kept, backbone):
-        line = next(iter(long)) if long else next(each for each in kept if not _fits([each], backbone))
+    if long or not fits(kept, backbone):
+        line = next(iter(long)) if long else next(each for each in kept if not fits([each], backbone))
         raise DataError(
             f"The sentence that begins {line[:60]!r} is too long for {backbone.id!r}: its end would not be read.",
             "Make two of it.",
@@ -67,13 +67,14 @@ def _others(task: Task, known: Label, lines: Sequence[str]) -> list[str]:
     """Lines that name another class of the task."""
     found = []
     for line in lines:
-        other = next((each for each in task.labels if each is not known and _names(line, each, known)), None)
+        other = next((each for each in task.labels if each is not known and names_another(line, each, known)), None)
         if other:
             found.append(f"{line[:60]!r} names another class, {other.display!r}: the model may read it as that one.")
     return found
 
 
-def _fits(lines: list[str], backbone: Backbone) -> bool:
+def fits(lines: list[str], backbone: Backbone) -> bool:
+    """Does the text tower read these sentences whole?"""
     try:
         backbone.encode_texts(lines)
     except BackboneError:
@@ -81,7 +82,7 @@ def _fits(lines: list[str], backbone: Backbone) -> bool:
     return True
 
 
-def _names(line: str, other: Label, own: Label) -> bool:
+def names_another(line: str, other: Label, own: Label) -> bool:
     """Does a sentence say another class in full, where that is no part of its own name ("tumour" in "benign tumour")?"""
     mine = f"{own.name} {own.display}".lower()
     names = {other.name.lower(), other.display.lower()}

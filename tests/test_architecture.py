@@ -32,7 +32,7 @@ HOMES = {
     "pycocotools": ["engine/detection.py"],
     "open_clip": ["engine/backbones/"],
     "timm": ["engine/backbones/"],
-    "transformers": ["engine/backbones/", "engine/locate/"],
+    "transformers": ["engine/backbones/", "engine/generators/", "engine/locate/"],
     "tokenizers": ["engine/backbones/"],
     "huggingface_hub": ["engine/backbones/"],
     "onnxruntime": ["engine/backbones/"],
@@ -47,6 +47,7 @@ HOMES = {
     "imagehash": ["engine/workspace/twins.py"],
     "pyarrow": ["engine/archive.py", "engine/table.py"],
     "ray": ["engine/_ray.py"],
+    "httpx": ["engine/generators/llm.py"],
     "psycopg": [],  # SQLAlchemy imports it
 }
 # A part of the engine and what it may import of the engine; a folder stands for its files.
@@ -192,6 +193,17 @@ ALLOWED = {
     "wording": ["backbones.base", "errors", "tasks"],
     "words": ["backbones.base", "data", "errors", "evaluate", "methods", "study", "tasks", "types", "wording"],
     "exchange": ["errors", "tasks"],
+    "generators": [
+        "generators",
+        "backbones._hub",
+        "backbones.base",
+        "errors",
+        "registry",
+        "tasks",
+        "training",
+        "types",
+        "wording",
+    ],
     "results": ["burned_in", "errors", "pooling", "prompts", "types"],
     "study": [
         "backbones.base",
@@ -292,6 +304,7 @@ def test_a_part_of_the_engine_imports_only_what_lies_below_it(path):
         "_onnx_bench",
         "_words_cli",
         "_floors",
+        "_words_generate",
     ):  # the public names, programs
         return
     allowed = [f"engine.{each}" for each in ALLOWED[name]]
@@ -320,6 +333,7 @@ def test_readers_prompts_and_tasks_work_without_torch_in_the_process():
         (engine.METHODS, "methods"),
         (engine.EXPLANATIONS, "explain"),
         (engine.LOCATORS, "locate"),
+        (engine.GENERATORS, "generators"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

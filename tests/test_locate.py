@@ -354,7 +354,7 @@ def test_what_a_detector_cannot_take_is_said(folders, tmp_path):
         engine.locate(square(0, 0), ["bump " * 50] * 6, found)
     with pytest.raises(BackboneError, match="is no Grounding DINO that transformers can load"):
         engine.load_locator(f"grounding-dino:{tmp_path}")
-    with pytest.raises(BackboneError, match="There is no folder './nowhere'"):
+    with pytest.raises(BackboneError, match=r"There is no folder '\./nowhere'"):
         engine.load_locator("grounding-dino:./nowhere")
     with pytest.raises(BackboneError, match="is not on this machine and the model hub cannot be reached"):
         engine.load_locator("grounding-dino")
