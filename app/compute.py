@@ -146,6 +146,26 @@ def from_words(task: engine.Task, asked: Asked, method: str = "zero-shot") -> en
     return engine.METHODS[method]().learn(models.backbone(asked.backbone, asked.device, asked.precision), task)
 
 
+@_in_turn
+def filled(task: engine.Task, model: str, asked: Asked) -> engine.DescriptionBank:
+    """The task's slots by a masked language model. model : a folder or an id of the hub, "" for the default. Raises EngineError."""
+    return engine.generator("masked-lm", **({"model": model} if model else {})).fill(task)
+
+
+@_in_turn
+def proposed(
+    task: engine.Task,
+    examples: list[engine.Example],
+    features: np.ndarray,
+    asked: Asked,
+    far: Callable[[int, int], None] | None = None,
+) -> engine.Proposal:
+    """Which words of a task help on labelled cases. far(done, all) : told of the prompts that are encoded. Raises EngineError."""
+    return engine.propose_words(
+        models.backbone(asked.backbone, asked.device, asked.precision), task, examples, features, progress=far
+    )
+
+
 @_with_others
 def side_by_side(
     image: engine.Image, sets: list[engine.PromptSet], asked: Asked, label: str

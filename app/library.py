@@ -19,6 +19,7 @@ import engine
 from app import cases, compute, models, parcels, programs, render, shelf, text
 from app.host import HIDDEN, Host, Updates
 from app.models import Item
+from app.words import Words
 
 POLL_S = 1  # while something is fetched
 EFFECT_MOST = 100  # labelled images on which the effect of new descriptions is shown: a few seconds
@@ -84,6 +85,7 @@ class Library:
     def __init__(self, host: Host):
         self.host, self.settings = host, host.settings
         self.ui = SimpleNamespace()
+        self.words = Words(host, self)
 
     # prompt sets
 
@@ -288,23 +290,34 @@ class Library:
             own=_count(len(kept), "sentence"),
             templates=_count(more, "template sentence"),
         )
-        return saved, thoughts, self._effect(request, workspace, task, changed)
+        return saved, thoughts, self.effect(request, workspace, task, changed)
 
-    def _effect(
-        self, request: gr.Request | None, workspace: engine.Workspace, before: engine.Task, after: engine.Task
+    def effect(
+        self,
+        request: gr.Request | None,
+        workspace: engine.Workspace,
+        before: engine.Task,
+        after: engine.Task,
+        method: str = "description-ensemble",
     ) -> str:
-        """What the descriptions alone say of the task's labelled images, before and after; "" for none, or for many."""
+        """What the words alone say of the task's labelled images, before and after; "" for none, or for many."""
         examples = workspace.examples(after.id)
         if not 0 < len(examples) <= EFFECT_MOST:
             return ""
-        asked, model = self.host.asked(request, self.settings.backbone, after.id), self.host.backbone(self.settings.backbone)
-        parts = [examples[i : i + 16] for i in range(0, len(examples), 16)]
-        features = np.concatenate([compute.features(part, asked, workspace.features) for part in parts])
-        ensemble = engine.METHODS["description-ensemble"]()
-        found = engine.effect_of_words(model, before, after, examples, features, ensemble, "accuracy")
+        model, learner = self.host.backbone(self.settings.backbone), engine.METHODS[method]()
+        features = self.features(request, workspace, examples, after.id)
+        found = engine.effect_of_words(model, before, after, examples, features, learner, "accuracy")
         shares = (found.before, found.after)
         was, now = (f"{100 * s.value:.0f} % ({100 * s.low:.0f} to {100 * s.high:.0f})" for s in shares)
         return text.BANK_EFFECT.format(images=len(examples), before=was, after=now)
+
+    def features(
+        self, request: gr.Request | None, workspace: engine.Workspace, examples: list[engine.Example], task: str
+    ) -> np.ndarray:
+        """(N, D) of labelled cases, a few at a time. Raises EngineError."""
+        asked = self.host.asked(request, self.settings.backbone, task)
+        parts = [examples[i : i + 16] for i in range(0, len(examples), 16)]
+        return np.concatenate([compute.features(part, asked, workspace.features) for part in parts])
 
     def save_bank(self, request: gr.Request, name: str, label: str, lines: str, drafts: Drafts | None = None) -> Updates:
         ui, written = self.ui, dict(drafts.written if drafts else {})
@@ -497,6 +510,7 @@ class Library:
         programs.offer(self.stop_fetching, "stop_fetching")
         programs.offer(self.bank_of, "bank")
         programs.offer(self.edit_bank, "edit_bank")
+        self.words.endpoints()
 
     # layout and wiring
 
@@ -574,6 +588,7 @@ class Library:
                 )
                 ui.bank_save = gr.Button(text.BANK_SAVE, variant="primary", size="sm", elem_id="ps-bank-save")
                 ui.bank_said = gr.HTML("", elem_id="ps-bank-said")
+                self.words.lay_out()
 
     def _wanted(self) -> list[Any]:
         ui = self.ui
@@ -633,9 +648,9 @@ class Library:
         ui.go.click(self.do, [ui.what, *wanted], [ui.said, ui.fetch_said, ui.backbones, ui.timer, *shown], **how)
         ui.timer.tick(self.poll, None, [ui.backbones, ui.timer], **how)
         bank, edited = [ui.bank, ui.label, ui.lines, ui.drafts, ui.bank_said], [ui.bank_task, ui.label, ui.lines, ui.drafts]
-        ui.bank_task.input(self.show_bank, edited, bank, **how)
-        ui.label.input(self.show_bank, edited, bank, **how)
+        chosen = [each.input(self.show_bank, edited, bank, **how) for each in (ui.bank_task, ui.label)]
         ui.bank_save.click(self.save_bank, edited, [ui.holds, *bank], **HIDDEN)
+        self.words.wire(*chosen)
         parcels.saved_by(ui.export, self.save, [ui.chosen])
 
 

@@ -21,7 +21,8 @@ class Settings:
     every answer adds a line, or None; is_public : each visitor has a workspace of his own, deleted when he leaves, after
     idle_minutes at the latest, so many visitors have room at once (max_visits), each for so much (visit_mb); workspace : the
     folder of everybody's otherwise; database_url : of its tables, "" for SQLite in the folder; mcp : programs may use the page through the Model Context Protocol; max_waiting : requests beyond those that are
-    under way, before others are sent away for a moment."""
+    under way, before others are sent away for a moment; masked_lm : folder or hub id of the language model that fills slots, "" for the default
+    (a public page then offers none)."""
 
     host: str = "127.0.0.1"
     port: int = 7860
@@ -39,6 +40,7 @@ class Settings:
     visit_mb: int = 500
     mcp: bool = False
     max_waiting: int = 64
+    masked_lm: str = ""
 
 
 def _number(variables: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -89,4 +91,5 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         visit_mb=_number(variables, "PROMPTSCOPE_VISIT_MB", 500, 1, 1_000_000),
         mcp=_switch(variables, "PROMPTSCOPE_MCP", False),
         max_waiting=_number(variables, "PROMPTSCOPE_MAX_WAITING", 64, 1, 10_000),
+        masked_lm=variables.get("PROMPTSCOPE_MASKED_LM", ""),
     )

@@ -80,6 +80,30 @@ MAP_TITLES = {
     "rollout": "attention rollout (the same for every class)",
     "occlusion": "occlusion (slow: hides one place after the other)",
 }
+WORDS = "Names and look of this class"
+WORDS_ABOUT = "Words from which “attribute prompts” are made, the best first, divided by semicolons. A field is saved when you leave it."
+WORDS_KINDS = {
+    "medical": "Names in medicine",
+    "query": "Names as one asks for it",
+    "lay": "Everyday names",
+    "colour": "Colour",
+    "shape": "Shape",
+    "location": "Place",
+    "texture": "Texture",
+}
+WORDS_SAVED = "{kind}: saved."
+WORDS_READ = "How the model reads this class"
+WORDS_PROPOSE = "Which words help?"
+WORDS_TRYING = "Trying words on your labelled images"
+WORDS_NONE_LABELLED = "There is no labelled image of this task to try words on."
+WORDS_NONE_LABELLED_HINT = "Label some in the tab Teach first."
+WORDS_TRIED = "The best ways to write the prompts"
+WORDS_SCORE = "Balanced accuracy"
+WORDS_CHOSEN = "The best of many looks better than it is: the sentence above judges it on images that it was not chosen on."
+WORDS_FILL = "Fill by a language model"
+WORDS_FILLED = "Colour, shape, place and texture of every class are now what {model} says. Nobody has reviewed them."
+WORDS_UNDO = "Take back"
+WORDS_BACK = "The words are as they were before."
 POINT = "Point at a phrase"
 POINT_CLASS = "Take the words of a class"
 POINT_PHRASE = "What to look for"

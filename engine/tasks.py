@@ -187,23 +187,34 @@ def read_bank(path: str | Path, of: Task) -> DescriptionBank:
         return _bank_of(raw, json.loads(raw), of)
 
 
-def with_bank(task: Task, own: Mapping[str, Sequence[str]]) -> Task:
+def with_bank(
+    task: Task, own: Mapping[str, Sequence[str]], words: Mapping[str, Mapping[str, Sequence[str]]] | None = None
+) -> Task:
     """The task with descriptions of every class, whatever its classes are: those that were written for its id, before them
     the user's `own`, by label, and plain ones where there are fewer than a dozen. A task with written ones alone is unchanged.
+
+    words : the user's own, by label, then by NAMES and SLOTS, in place of those that were written
     """
     try:
         written = descriptions(task.id).classes
     except DataError:
         written = {}
-    if not any(own.values()) and task.names == tuple(written):
+    words = {label: kinds for label, kinds in (words or {}).items() if kinds}
+    if not words and not any(own.values()) and task.names == tuple(written):
         return task
     classes = {}
     for label in task.labels:
         known = written.get(label.name, ClassDescriptions({}, {}, (), ()))
         first = tuple(own.get(label.name, ())) or known.sentences
         plain = _plain(task, label)[: max(0, len(PLAIN) - len(first))]
-        classes[label.name] = replace(known, sentences=tuple(dict.fromkeys((*first, *plain))))
-    source = "written in this workspace" if any(own.values()) else "templates"
+        mine = {kind: tuple(each) for kind, each in words.get(label.name, {}).items()}
+        classes[label.name] = replace(
+            known,
+            synonyms=known.synonyms | {kind: mine[kind] for kind in NAMES if kind in mine},
+            attributes=known.attributes | {slot: mine[slot] for slot in SLOTS if slot in mine},
+            sentences=tuple(dict.fromkeys((*first, *plain))),
+        )
+    source = "written in this workspace" if words or any(own.values()) else "templates"
     return replace(task, bank=made_bank(DescriptionBank(task.id, source, "", classes)))
 
 

@@ -32,6 +32,7 @@ EXAMPLES = {
     "file": 'handle_file("study.dcm")',
     "files": '[handle_file("images.zip")]',
     "job": '"a1b2c3d4e5f60718"',
+    "kind": '"colour"',
     "label": '"benign"',
     "name": '"mine-scope-mini"',
     "patient": '"P3"',
@@ -40,6 +41,7 @@ EXAMPLES = {
     "questions": '["modality"]',
     "sentences": '{"benign": ["a smooth oval mass"], "malignant": ["a mass with spikes"]}',
     "task": '"breast_lesions"',
+    "words": '["dark", "grey"]',
     "title": '"Breast lesions"',
 }
 

@@ -25,6 +25,7 @@ def definition_of(
         "template": template or _template(modality, organ),
         "labels": [{"name": x.name, "display": x.display, "aliases": list(x.aliases)} for x in labels],
         "sentences": {},
+        "words": {},
         "shortcuts": list(shortcuts),
     }
 
@@ -41,18 +42,22 @@ def edited(
     display: Mapping[str, str] | None = None,
     sentences: Mapping[str, Sequence[str]] | None = None,
     new_labels: Sequence[str] = (),
+    words: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
 ) -> dict[str, Any]:
     """Changes the definition in its place and returns it. Raises DataError where it would not hold together."""
     labels = definition["labels"]
     labels += [{"name": name.strip(), "display": shown_as(name), "aliases": []} for name in new_labels]
     named = {each["name"]: each for each in labels}
-    unknown = [name for name in (*(display or ()), *(sentences or ())) if name not in named]
+    unknown = [name for name in (*(display or ()), *(sentences or ()), *(words or ())) if name not in named]
     if unknown:
         raise DataError(f"{unknown[0][:LONGEST]!r} is no class of this task.", f"Its classes are: {', '.join(named)}.")
     for name, shown in (display or {}).items():
         named[name]["display"] = shown.strip()
     for name, lines in (sentences or {}).items():
         definition["sentences"][name] = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    for name, kinds in (words or {}).items():
+        held = definition.setdefault("words", {}).setdefault(name, {})
+        held |= {kind: list(each) for kind, each in kinds.items()}
     if title is not None:
         definition["title"] = title.strip()
     if not definition["title"]:
@@ -81,4 +86,4 @@ def task_of(row: TaskRow) -> Task:
     d = row.definition
     labels = tuple(Label(x["name"], x["display"], tuple(x["aliases"])) for x in d["labels"])
     made = Task(row.id, d["title"], d["modality"], d["organ"], labels, d["template"], shortcuts=tuple(d["shortcuts"]))
-    return with_bank(made, d["sentences"])
+    return with_bank(made, d["sentences"], d.get("words"))

@@ -194,12 +194,14 @@ class Workspace:
         display: Mapping[str, str] | None = None,
         sentences: Mapping[str, Sequence[str]] | None = None,
         new_labels: Sequence[str] = (),
+        words: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     ) -> Task:
         """Changes what is given, or nothing. display : how people read a label, by its name (the name itself stays, so labels
-        stay valid); sentences : by label, in place of those that it has; new_labels : classes to add. Raises DataError."""
+        stay valid); sentences : by label, in place of those that it has; new_labels : classes to add; words : by label, those of
+        each kind (NAMES, SLOTS) that is given, as `check_words` leaves them. Raises DataError."""
         with self.writing() as session:
             row = task_row(session, name)
-            row.definition = edited(json.loads(json.dumps(row.definition)), title, display, sentences, new_labels)
+            row.definition = edited(json.loads(json.dumps(row.definition)), title, display, sentences, new_labels, words)
             record(session, "task changed", task=name, classes=len(row.definition["labels"]))
             return task_of(row)
 
