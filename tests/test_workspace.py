@@ -150,6 +150,23 @@ def test_a_plain_bank_fits_the_text_tower():
     assert engine.load_backbone("scope-mini").tokenize(list(words)).shape[0] == 12  # refuses a text that is too long
 
 
+def test_words_of_a_class_are_kept_beside_what_was_written(workspace):
+    task = workspace.adopt("busi")
+    written = engine.descriptions("busi").classes
+    changed = workspace.edit_task("busi", words={"benign tumor": {"colour": ["dark", "grey"], "lay": []}})
+    assert changed == workspace.task("busi") and task != changed
+    mine = engine.descriptions(changed).classes
+    assert mine["benign tumor"].attributes == written["benign tumor"].attributes | {"colour": ("dark", "grey")}
+    assert mine["benign tumor"].synonyms == written["benign tumor"].synonyms | {"lay": ()}
+    assert mine["benign tumor"].sentences == written["benign tumor"].sentences
+    assert mine["malignant tumor"] == written["malignant tumor"]
+    workspace.edit_task("busi", words={"benign tumor": {"shape": ["oval"]}})
+    kept = engine.descriptions(workspace.task("busi")).classes["benign tumor"].attributes
+    assert kept["colour"] == ("dark", "grey") and kept["shape"] == ("oval",)
+    with pytest.raises(engine.DataError, match="'cyst' is no class of this task"):
+        workspace.edit_task("busi", words={"cyst": {"shape": ["oval"]}})
+
+
 def test_a_task_that_is_removed_comes_back_with_its_cases_and_its_trainings_are_stopped(workspace):
     name = one_task(workspace, 2)
     waits, runs = (workspace.submit(name, "coop", "scope-mini").id for _ in range(2))
