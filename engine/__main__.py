@@ -730,8 +730,8 @@ def parser() -> argparse.ArgumentParser:
     machine(p, "auto")
     p.add_argument("--json", action="store_true")
 
-    words = verbs.add_parser("words", help="The words of a task's classes: show, set, propose, effect (docs/words.md).")
-    _words_cli.add_words_verbs(words.add_subparsers(dest="what", required=True))
+    wording = verbs.add_parser("words", help="The words of a task's classes: show, set, propose, effect (docs/words.md).")
+    _words_cli.add_words_verbs(wording.add_subparsers(dest="what", required=True))
 
     p = verb("reproduce", run_reproduce, "The papers' protocols: a results table, ours beside theirs.")
     p.add_argument("--protocol", required=True, choices=engine.PROTOCOLS)
