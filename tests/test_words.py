@@ -108,6 +108,7 @@ def test_words_with_brackets_are_put_in_as_they_are():
         ({"slots": "colour, colour"}, "no slot twice"),
         ({"ranks": 0}, "no 0 variants"),
         ({"rank": -1}, "no variant -1"),
+        ({"ranks": 10**9}, r"no 1000000000 variants.* from 1 to 50"),
         ({"template": "{image}"}, "no place for the class"),
         ({"template": "{name} {size}"}, r"unknown place \{size\}"),
         ({"template": "{name} [{colour}"}, "bracket without its other half"),
