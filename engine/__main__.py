@@ -862,8 +862,8 @@ def parser() -> argparse.ArgumentParser:
     machine(p, "auto")
     p.add_argument("--json", action="store_true")
 
-    words = verbs.add_parser("words", help="The words of a task's classes: show, set, propose, effect, fill, describe.")
-    whats = words.add_subparsers(dest="what", required=True)
+    wording = verbs.add_parser("words", help="The words of a task's classes: show, set, propose, effect, fill, describe.")
+    whats = wording.add_subparsers(dest="what", required=True)
     _words_cli.add_words_verbs(whats)
     _words_generate.add_parsers(whats)
 

@@ -93,7 +93,7 @@ def run_show(args: argparse.Namespace) -> int:
     rows = []
     for label in task.names:
         about = found.classes[label]
-        row = {"class": label, "names": {k: list(about.synonyms.get(k, ())) for k in engine.NAMES}}
+        row: dict[str, Any] = {"class": label, "names": {k: list(about.synonyms.get(k, ())) for k in engine.NAMES}}
         row |= {"slots": {k: list(about.attributes.get(k, ())) for k in engine.SLOTS}, "prompts": list(read[label])}
         rows += [row] if args.label in (None, label) else []
     if args.json:

@@ -172,12 +172,10 @@ def _read_miu_vl(path: Path, task: Task, name: str | None) -> tuple[Found, str]:
                 words = ranked[label].setdefault(kind, [])
                 words += [word for word, count in counted.most_common() if count and word not in words]
     classes = {}
-    for label, kinds in ranked.items():
-        words = {kind: tuple(each) for kind, each in kinds.items() if each}
-        names = words.pop("query", ())
-        classes[label] = ClassDescriptions(
-            {"query": names}, words, tuple(each for each in phrases[label] if each.strip()), ()
-        )
+    for label, held in ranked.items():
+        slots = {kind: tuple(words) for kind, words in held.items() if words}
+        names = {"query": slots.pop("query", ())}
+        classes[label] = ClassDescriptions(names, slots, tuple(each for each in phrases[label] if each.strip()), ())
     which = f"{len(files)} prompt files" if len(files) > 1 else "a prompt file"
     return classes, f"Imported from {which} of MIU-VL; 0 sentences are repeats."
 

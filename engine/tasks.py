@@ -275,12 +275,12 @@ def _bank_of(raw: bytes, found: Any, of: Task) -> DescriptionBank:
     if tuple(classes) != of.names:
         named = ", ".join(list(classes)[:12]) + (f" and {len(classes) - 12} more" if len(classes) > 12 else "")
         raise DataError(f"The description bank of {of.id!r} has other classes than the task: {named}.")
-    about = [found[name] for name in ("task", "source", "licence")]
+    name, source, licence = about = [found[key] for key in ("task", "source", "licence")]
     if not all(isinstance(each, str) for each in about):
         raise TypeError("task, source or licence is no text")
     provenance = tuple(dict(step) for step in found.get("provenance", ()))
     json.dumps([about, provenance], ensure_ascii=False, allow_nan=False).encode()  # it must be possible to write it again
-    return DescriptionBank(*about, classes, hashlib.sha256(raw).hexdigest(), provenance)
+    return DescriptionBank(name, source, licence, classes, hashlib.sha256(raw).hexdigest(), provenance)
 
 
 def _words(found: Any) -> tuple[str, ...]:

@@ -119,8 +119,7 @@ def candidates(task: Task, template: str = "", variants: int = VARIANTS) -> list
     for count in range(len(SLOTS) + 1):
         for slots in combinations([slot for slot in SLOTS if held[slot]], count):
             for ranks in range(1, 1 + max(1, min(variants, max((held[slot] for slot in slots), default=0)))):
-                options = {"slots": ", ".join(slots), "ranks": ranks, "template": template}
-                made += [AttributePrompts.Config(name=name, **options) for name in names]
+                made += [AttributePrompts.Config(name, ", ".join(slots), ranks, template=template) for name in names]
     return made
 
 
@@ -189,8 +188,8 @@ def effect_of_words(
     truth, units = _cases(before, examples, features, metric)
     a, b = (method.learn(backbone, each).probabilities(features) for each in (before, after))
     more = paired_difference(truth, a, b, units, metric)
-    shares = [mean_with_interval(truth, [each], units, metric) for each in (a, b)]
-    return Effect(metric, *shares, more, clearly(truth, a, b, units, more), len(truth), len(set(units)))
+    was, now = (mean_with_interval(truth, [each], units, metric) for each in (a, b))
+    return Effect(metric, was, now, more, clearly(truth, a, b, units, more), len(truth), len(set(units)))
 
 
 def edit_words(task: Task, label: str, kind: str, words: Sequence[str]) -> tuple[Task, list[str]]:

@@ -108,6 +108,7 @@ def test_words_with_brackets_are_put_in_as_they_are():
         ({"slots": "colour, colour"}, "no slot twice"),
         ({"ranks": 0}, "no 0 variants"),
         ({"rank": -1}, "no variant -1"),
+        ({"ranks": 10**9}, r"no 1000000000 variants.* from 1 to 50"),
         ({"template": "{image}"}, "no place for the class"),
         ({"template": "{name} {size}"}, r"unknown place \{size\}"),
         ({"template": "{name} [{colour}"}, "bracket without its other half"),
@@ -438,3 +439,33 @@ def test_sets_are_made_of_another_bank_where_one_is_named(capsys, folder, mini, 
     (folder / "empty").mkdir()
     code, _, err = run(capsys, *asked, "--descriptions", str(folder / "empty"))
     assert code == 2 and "The folder 'empty' holds no description bank" in err
+
+
+# --- the table ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_backbones_section_is_replaced_and_anothers_stays(tmp_path):
+    from scripts.words_table import put
+
+    document = tmp_path / "results.md"
+    document.write_text("# Results\n\nText.\n", encoding="utf-8")
+    put("one", "a", document)
+    put("two", "b", document)
+    put("three", "a", document)
+    parts = (
+        "<!-- words_table.py: a -->\n\nthree\n\n<!-- end of words_table.py: a -->",
+        "<!-- words_table.py: b -->\n\ntwo\n\n",
+    )
+    assert document.read_text(encoding="utf-8") == (
+        f"# Results\n\nText.\n\n{parts[0]}\n\n{parts[1]}<!-- end of words_table.py: b -->\n"
+    )
+
+
+def test_the_table_has_a_column_for_a_bank_only_where_it_is_of_the_task(tmp_path):
+    from scripts.words_table import columns
+
+    (tmp_path / "busi.json").write_text(bank_text(engine.descriptions("busi")), encoding="utf-8")
+    banks = {"masked-lm": tasks_with(tmp_path)}
+    assert "attributes by masked-lm" not in columns(engine.task("retina"), banks)
+    of, method, options = columns(engine.task("busi"), banks)["attributes by masked-lm"]
+    assert (of.bank, method, options) == (banks["masked-lm"]["busi"].bank, "attribute-prompts", {})

@@ -28,6 +28,7 @@ TEMPLATE = "{image} showing {name}[: {slots}]."
 FAITHFUL = "[{colour} color, ][{shape} shape ]{name}[ in {location}]"  # make_autopromptsv2.py at 80adbdb, the caption
 PLACES = ("name", "image", "modality", "organ", "slots", *SLOTS)  # {slots} : the words of all slots in their order
 OWN_NAME = "class"
+MOST = 50  # variants: as many words as a slot takes
 _PART, _PLACE = re.compile(r"\[([^\[\]]*)\]"), re.compile(r"\{(\w*)\}")
 
 
@@ -59,8 +60,10 @@ class AttributePrompts(Configured):
             if wrong or len(set(self.chosen)) < len(self.chosen):
                 what = f"no slot {wrong[0]!r}" if wrong else f"no slot twice, as in {self.slots!r}"
                 raise DataError(f"Attribute prompts have {what}.", f"Choose of: {', '.join(SLOTS)}.")
-            if self.ranks < 1 or self.rank < 0:
-                raise DataError(f"There are no {self.ranks} variants, or no variant {self.rank}.", "Both count from 1.")
+            if not 1 <= self.ranks <= MOST or not 0 <= self.rank <= MOST:
+                raise DataError(
+                    f"There are no {self.ranks} variants, or no variant {self.rank}.", f"Both are from 1 to {MOST}."
+                )
             check_template(self.wording)
 
         @property
