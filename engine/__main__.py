@@ -751,7 +751,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--json", action="store_true")
 
     words = verb("words", None, "A task's words: fill its attributes by a model, describe its classes by a language model.")
-    _words_generate.add_parsers(words.add_subparsers(dest="what", required=True))
+    _words_generate.add_parsers(words.add_subparsers(dest="what", required=True), _options)
 
     p = verb("bench", bench.run, "Performance ratios, measured in one run on this machine.")
     p.add_argument("--only", nargs="+", default=None, metavar="KEY", help=", ".join(bench.KEYS))

@@ -177,10 +177,14 @@ def blip(folder: Path, steps: int, seed: int = 0) -> Path:
         "intermediate_size": 128,
         "image_size": 32,
         "patch_size": 8,
+        "initializer_range": 0.02,
     }
     model = transformers.BlipForQuestionAnswering(
         transformers.BlipConfig(text_config=text, vision_config=vision, projection_dim=64)
     )
+    torch.nn.init.normal_(
+        model.vision_model.embeddings.position_embedding, std=0.5
+    )  # left and right are told apart from the start
     images, questions, answers = [], [], []
     for i in range(384):
         said = {

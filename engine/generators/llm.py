@@ -62,7 +62,38 @@ REFUSAL = re.compile(
     re.I,
 )
 ENGLISH = frozenset(
-    ["the", "of", "with", "and", "is", "are", "a", "by", "to", "from", "which", "that", "on", "as", "or", "may", "often"]
+    [
+        "the",
+        "of",
+        "with",
+        "and",
+        "is",
+        "are",
+        "a",
+        "by",
+        "to",
+        "from",
+        "which",
+        "that",
+        "on",
+        "as",
+        "or",
+        "may",
+        "often",
+        "at",
+        "this",
+        "these",
+        "its",
+        "has",
+        "have",
+        "whose",
+        "between",
+        "through",
+        "among",
+        "without",
+        "toward",
+        "towards",
+    ]
 )
 LATIN = 0.9  # of the letters must be a to z
 ABBREVIATIONS = ("e.g.", "i.e.", "vs.", "approx.", "Fig.", "cf.", "Dr.")
