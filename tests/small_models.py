@@ -182,9 +182,6 @@ def blip(folder: Path, steps: int, seed: int = 0) -> Path:
     model = transformers.BlipForQuestionAnswering(
         transformers.BlipConfig(text_config=text, vision_config=vision, projection_dim=64)
     )
-    torch.nn.init.normal_(
-        model.vision_model.embeddings.position_embedding, std=0.5
-    )  # left and right are told apart from the start
     images, questions, answers = [], [], []
     for i in range(384):
         said = {
