@@ -750,8 +750,8 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--url", default=None, help="of its database (default: PROMPTSCOPE_DATABASE_URL)")
         p.add_argument("--json", action="store_true")
 
-    words = verb("words", None, "A task's words: fill its attributes by a model, describe its classes by a language model.")
-    _words_generate.add_parsers(words.add_subparsers(dest="what", required=True), _options)
+    bank = verb("words", None, "A task's words: fill its attributes by a model, describe its classes by a language model.")
+    _words_generate.add_parsers(bank.add_subparsers(dest="what", required=True), _options)
 
     p = verb("bench", bench.run, "Performance ratios, measured in one run on this machine.")
     p.add_argument("--only", nargs="+", default=None, metavar="KEY", help=", ".join(bench.KEYS))

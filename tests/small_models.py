@@ -157,7 +157,7 @@ def picture(colour: str, shape: str, side: str, rng: np.random.Generator) -> eng
 
 
 def blip(folder: Path, steps: int, seed: int = 0) -> Path:
-    """A small BlipForQuestionAnswering that answers colour, shape and side, saved to the folder with its processor."""
+    """A small BlipForQuestionAnswering that learns colour and shape (and too little of the side), saved with its processor."""
     from engine.generators.vqa import PAPER, QUESTIONS
 
     torch.manual_seed(seed)

@@ -44,7 +44,8 @@ def bert(tmp_path_factory):
 
 
 def test_the_answers_about_new_images_are_right(asked):
-    """Measured 2026-11-26: see LOG.md; chance is a half of each, if the question is understood at all."""
+    """Measured 2026-11-26: colour 48 of 48, shape 46 of 48; chance is 24. Left and right are not learned in so few steps (24), and are
+    not asserted."""
     rng = np.random.default_rng(99)
     right: Counter[str] = Counter()
     for colour, shape, _ in ALL * 3:
