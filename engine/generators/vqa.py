@@ -33,7 +33,7 @@ from engine.training import Watch
 from engine.types import Image
 
 MODEL, REVISION = "Salesforce/blip-vqa-base", "787b3d35d57e49572baabd22884b3d5a05acf072"
-# MIU-VL, figure 1; the question for texture is ours
+# MIU-VL, its figure of the framework; the question for texture is ours
 QUESTIONS = {
     "colour": "What color is this {c}?",
     "shape": "What is the shape of this {c}?",
