@@ -865,7 +865,7 @@ def parser() -> argparse.ArgumentParser:
     wording = verbs.add_parser("words", help="The words of a task's classes: show, set, propose, effect, fill, describe.")
     whats = wording.add_subparsers(dest="what", required=True)
     _words_cli.add_words_verbs(whats)
-    _words_generate.add_parsers(whats)
+    _words_generate.add_parsers(whats, _options)
 
     p = verb("reproduce", run_reproduce, "The papers' protocols: a results table, ours beside theirs.")
     p.add_argument("--protocol", required=True, choices=engine.PROTOCOLS)

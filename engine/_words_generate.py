@@ -34,12 +34,12 @@ class _Pictures(Sequence[tuple[Image, str]]):
         return engine.read_image(self.examples[i].path), self.examples[i].label
 
 
-def add_parsers(whats: Any) -> None:
-    """Adds fill and describe to the subparsers of `words`."""
+def add_parsers(whats: Any, options: Any) -> None:
+    """Adds fill and describe to the subparsers of `words`. options : reads NAME=VALUE pairs."""
 
     def what(name: str, run: Any, help: str) -> argparse.ArgumentParser:
         p = whats.add_parser(name, help=help, description=help)
-        p.set_defaults(run=run)
+        p.set_defaults(run=run, options=options)
         p.add_argument("task", metavar="TASK", help="its id")
         p.add_argument("--out", type=Path, required=True, metavar="BANK.json", help="file of the new bank")
         p.add_argument("--force", action="store_true", help="replace what is there")
@@ -69,7 +69,9 @@ def run_fill(args: argparse.Namespace) -> int:
     task = engine.task(args.task)
     _check_free(args)
     options = (
-        _options(args.set) | ({"model": args.model} if args.model else {}) | ({"faithful": True} if args.faithful else {})
+        args.options(args.set)
+        | ({"model": args.model} if args.model else {})
+        | ({"faithful": True} if args.faithful else {})
     )
     made = engine.generator(args.by, **options)
     if made.needs_images != bool(args.images):
@@ -84,7 +86,7 @@ def run_describe(args: argparse.Namespace) -> int:
     _check_free(args)
     journal = str(args.out.with_suffix(".answers.jsonl"))
     own = {"endpoint": args.endpoint, "model": args.model, "questions": args.questions, "insecure": args.insecure}
-    made = engine.generator("llm", **{"journal": journal} | _options(args.set) | own)
+    made = engine.generator("llm", **{"journal": journal} | args.options(args.set) | own)
     made.backbone = engine.load_backbone(args.backbone)
     return _written(made.fill(task, (), engine.Watch(progress=_done)), args)
 
@@ -105,19 +107,6 @@ def _drawn(data: str, task: engine.Task, most: int) -> list[engine.Example]:
     by_label = [[e for e in found if e.label == label] for label in task.names]
     longest = max(map(len, by_label))
     return [each[i] for i in range(longest) for each in by_label if i < len(each)][:most]
-
-
-def _options(words: Sequence[str]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for word in words:
-        name, is_pair, value = word.partition("=")
-        if not is_pair:
-            raise engine.DataError(f"The option {word!r} has no value.", "Write it as in --set top=5.")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
 
 
 def _done(done: int, of: int, _: float) -> None:

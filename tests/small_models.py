@@ -157,7 +157,7 @@ def picture(colour: str, shape: str, side: str, rng: np.random.Generator) -> eng
 
 
 def blip(folder: Path, steps: int, seed: int = 0) -> Path:
-    """A small BlipForQuestionAnswering that answers colour, shape and side, saved to the folder with its processor."""
+    """A small BlipForQuestionAnswering that learns colour and shape (and too little of the side), saved with its processor."""
     from engine.generators.vqa import PAPER, QUESTIONS
 
     torch.manual_seed(seed)
@@ -177,6 +177,7 @@ def blip(folder: Path, steps: int, seed: int = 0) -> Path:
         "intermediate_size": 128,
         "image_size": 32,
         "patch_size": 8,
+        "initializer_range": 0.02,
     }
     model = transformers.BlipForQuestionAnswering(
         transformers.BlipConfig(text_config=text, vision_config=vision, projection_dim=64)

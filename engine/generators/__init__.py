@@ -20,7 +20,7 @@ GENERATORS = Registry(
 )
 
 
-def generator(name: str, **options: Any) -> Any:
+def generator(name: str, /, **options: Any) -> Any:
     """A generator with these options over its own defaults. Raises DataError for an option that it does not have."""
     kind = GENERATORS[name]
     known = {field.name: field.default for field in fields(kind.Config)}

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def find(id: str, revision: str = "") -> Source:
         raise BackboneError(f"There is no model {id!r}.", "Give a folder, or a name of the hub as in OWNER/NAME.")
     for weights in (SAFE, OTHER):
         repository = Repository(id, revision or None, (*BESIDE, weights))
-        folder = _tried(lambda wanted=repository: wanted.snapshot(offline=True))
+        folder = _tried(partial(repository.snapshot, offline=True))
         if folder and _whole(folder):
             return Source(id, folder, f"offline cache of {repository}")
     why = "nothing of it is there"

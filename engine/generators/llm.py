@@ -1,7 +1,7 @@
 """Sentences by a large language model: questions about each class to any endpoint that speaks OpenAI's protocol.
 
 Sources: the eight subjects of MedPromptCLIP's questions (user-test023/MedPromptCLIP, two answers to each, temperature 0.9, at most 150
-tokens), and BiomedCoOp's query for a number of different descriptions (arXiv:2411.15232, figure 1); the wording is ours.
+tokens), and BiomedCoOp's query for a number of different descriptions (arXiv:2411.15232); the wording is ours.
 Protocol: POST {endpoint}/chat/completions, as OpenAI, vLLM and Ollama serve it; not streamed, one answer a request.
 
 What leaves this machine: the words of the classes, the kind of image, the body part, and the key, to the endpoint alone. No image, no
@@ -62,7 +62,38 @@ REFUSAL = re.compile(
     re.I,
 )
 ENGLISH = frozenset(
-    ["the", "of", "with", "and", "is", "are", "a", "by", "to", "from", "which", "that", "on", "as", "or", "may", "often"]
+    [
+        "the",
+        "of",
+        "with",
+        "and",
+        "is",
+        "are",
+        "a",
+        "by",
+        "to",
+        "from",
+        "which",
+        "that",
+        "on",
+        "as",
+        "or",
+        "may",
+        "often",
+        "at",
+        "this",
+        "these",
+        "its",
+        "has",
+        "have",
+        "whose",
+        "between",
+        "through",
+        "among",
+        "without",
+        "toward",
+        "towards",
+    ]
 )
 LATIN = 0.9  # of the letters must be a to z
 ABBREVIATIONS = ("e.g.", "i.e.", "vs.", "approx.", "Fig.", "cf.", "Dr.")

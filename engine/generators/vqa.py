@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from engine.training import Watch
 from engine.types import Image
 
 MODEL, REVISION = "Salesforce/blip-vqa-base", "787b3d35d57e49572baabd22884b3d5a05acf072"
-# MIU-VL, figure 1; the question for texture is ours
+# MIU-VL, its figure of the framework; the question for texture is ours
 QUESTIONS = {
     "colour": "What color is this {c}?",
     "shape": "What is the shape of this {c}?",
@@ -158,9 +158,7 @@ class Answering:
         """One answer a question. Raises BackboneError where the model does not take the image."""
         pixels = np.round(np.clip(image.pixels, 0, 1) * 255).astype(np.uint8)
         pixels = np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels  # (H, W, 3)
-        return [
-            _pretrained.guarded(self.source, lambda asked=question: self._answer(pixels, asked)) for question in questions
-        ]
+        return [_pretrained.guarded(self.source, partial(self._answer, pixels, question)) for question in questions]
 
     def _answer(self, pixels: np.ndarray, question: str) -> str:
         with torch.no_grad():
