@@ -169,9 +169,10 @@ def _show(row: dict[str, Any]) -> None:
 
 
 def _locator(args: argparse.Namespace) -> engine.Locator:
-    if args.locator != "patches" and args.precision != "float32":
+    on_backbone = args.locator in ("patches", "windows")
+    if not on_backbone and args.precision != "float32":
         raise engine.ExplainError(f"Detectors compute in float32, not in {args.precision}.", "Leave --precision out.")
-    backbone = engine.load_backbone(args.backbone, args.device, args.precision) if args.locator == "patches" else None
+    backbone = engine.load_backbone(args.backbone, args.device, args.precision) if on_backbone else None
     return engine.load_locator(args.locator, backbone, args.device)
 
 
@@ -194,7 +195,8 @@ def run_locate(args: argparse.Namespace) -> int:
         raise engine.ImageError(f"There is no frame {args.frame}: they count from 1 to {series.frames}.")
     index = engine.middle(series) if args.frame is None else args.frame - 1
     image = series.frame(index, engine.named_window(args.window) if args.window else None)
-    locator, rows = _locator(args), []
+    locator = _locator(args)
+    rows: list[dict[str, Any]] = []
     for turn, located in enumerate(_asked_for(args, image, locator)):
         path = None
         if args.out:
@@ -239,7 +241,8 @@ def _asked_for(args: argparse.Namespace, image: Image, locator: engine.Locator) 
     """The phrases; of a task's classes each by name and with its attribute words, against its other classes."""
     if not args.task:
         return engine.locate(image, args.phrases, locator, args.negative, args.most)
-    task, found = engine.task(args.task), []
+    task = engine.task(args.task)
+    found: list[engine.Located] = []
     for words in args.phrases:
         label = task.label_of(words)
         against = args.negative or [each for each in task.names if each != label]
@@ -747,7 +750,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("phrases", nargs="*", metavar="PHRASE", help="what to look for")
     p.add_argument(
         "--with", dest="locator", default="patches", metavar="LOCATOR",
-        help="patches of the backbone (default), grounding-dino, or another detector of its kind: grounding-dino:FOLDER|OWNER/NAME",
+        help="patches of the backbone (default), windows on it, grounding-dino, or another detector of its kind: grounding-dino:FOLDER|OWNER/NAME",
     )  # fmt: skip
     p.add_argument(
         "--negative", nargs="+", default=[], metavar="PHRASE", help="what it is held against (default: neutral words)"

@@ -372,7 +372,8 @@ def average_precision(
     rows: Sequence[Pointed], categories: Sequence[str], locator: str, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
     """COCO's AP and AP50 of one locator's boxes, with intervals over groups of images."""
-    truth, found = [], []
+    truth: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for i, row in enumerate(rows):
         for k, c in enumerate(categories):
             for region in (r for r in row.case.regions if r.category == c):

@@ -260,7 +260,7 @@ def test_a_million_entries_are_bounded_and_a_missing_file_said(written, monkeypa
     monkeypatch.setattr("engine.detection.BYTES", 1 << 10)
     with pytest.raises(DataError, match="is larger than 0 MB"):
         read_coco(*written(annotations(info="x" * 2000)))
-    with pytest.raises(DataError, match="There is no file 'other.json'"):
+    with pytest.raises(DataError, match=r"There is no file 'other\.json'"):
         read_coco(tmp_path / "other.json", tmp_path)
 
 

@@ -155,9 +155,7 @@ def _key(
     return digest.hexdigest()
 
 
-def _save(
-    path: Path, key: str, weights: dict[str, Tensor], optimiser: torch.optim.Optimizer, losses: list[float]
-) -> None:
+def _save(path: Path, key: str, weights: dict[str, Tensor], optimiser: torch.optim.Optimizer, losses: list[float]) -> None:
     tensors = {}
     for name, each in weights.items():
         tensors[name] = each.detach()
