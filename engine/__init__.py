@@ -46,6 +46,7 @@ __all__ = [
     "Backbone",
     "BackboneError",
     "Box",
+    "Boxed",
     "Candidate",
     "Case",
     "Chance",
@@ -56,6 +57,7 @@ __all__ = [
     "Curves",
     "DataError",
     "DescriptionBank",
+    "DetectorRecipe",
     "EngineError",
     "Evaluation",
     "Example",
@@ -148,6 +150,7 @@ __all__ = [
     "export_onnx",
     "exported",
     "features_of",
+    "few",
     "find_text",
     "frames_of",
     "from_words",
@@ -220,12 +223,14 @@ __all__ = [
     "tasks",
     "to_read",
     "tune",
+    "tune_detector",
     "views_of",
     "warnings_of",
     "weights",
     "weights_matter",
     "with_and_without",
     "workspace_folder",
+    "write_detector",
 ]
 
 

@@ -21,7 +21,7 @@ from engine.compare import as_rows as comparison_rows
 from engine.compare import care as comparison_care
 from engine.compare import in_words as comparison_words
 from engine.data import SAMPLERS, base_and_novel, check_examples, hold_out, of_classes, read_examples, straddling
-from engine.detection import Pointed, Pointing, baselines, point_at, read_coco
+from engine.detection import Pointed, Pointing, baselines, few, point_at, read_coco
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError, Stopped
 from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, in_points, paired_difference
 from engine.explain import EXPLANATIONS, explain, explanations_for
@@ -45,6 +45,7 @@ from engine.features import check_files, features_of, views_of
 from engine.importing import checkpoint_methods, import_bank, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
 from engine.locate import LOCATORS, load_locator, locate, with_and_without
+from engine.locate._tuning import Boxed, DetectorRecipe, tune_detector, write_detector
 from engine.locate.base import Locator, described
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
 from engine.methods.base import set_name
