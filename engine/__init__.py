@@ -208,6 +208,7 @@ __all__ = [
     "right_where",
     "samples",
     "sandbox",
+    "save_detector",
     "score_maps",
     "scorer",
     "seen_cells",
@@ -230,7 +231,6 @@ __all__ = [
     "weights_matter",
     "with_and_without",
     "workspace_folder",
-    "write_detector",
 ]
 
 

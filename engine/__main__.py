@@ -292,7 +292,7 @@ def run_tune_detector(args: argparse.Namespace) -> int:
         "recipe": vars(recipe),
         "losses": losses,
     }
-    engine.write_detector(detector, args.out, about)
+    engine.save_detector(detector, args.out, about)
     if args.json:
         results = [about | {"folder": str(args.out)}]
         print(json.dumps({"schema": 1, "notice": engine.NOTICE, "results": results}, indent=1))

@@ -106,3 +106,59 @@ def test_a_stopped_training_ends_in_the_same_weights(folder, tmp_path):
         tune_detector(fresh(folder), rows, PHRASES, recipe, 3, file)
     with pytest.raises(DataError, match="No image has a box to learn from"):
         tune_detector(again, [], PHRASES)
+
+
+# --- few shots --------------------------------------------------------------------------------------------------------
+
+
+def case(*categories: str, crowd: bool = False) -> Case:
+    regions = tuple(Region(c, (1.0 + i, 2.0, 5.0, 9.0), crowd=crowd) for i, c in enumerate(categories))
+    return Case(lambda: engine.Image(np.zeros((10, 10), np.float32)), "", (10, 10), regions)
+
+
+def test_as_many_images_are_drawn_as_shots_ask_for():
+    cases = [case("a"), case("a"), case("a"), case("b", "a"), case("b"), case(), case("b", crowd=True)]
+    for seed in range(5):
+        drawn = engine.few(cases, ("a", "b"), 1, seed)
+        shown = [set(each.phrases) for each in drawn]
+        assert 1 <= len(drawn) <= 2 and set.union(*shown) == {0, 1}
+        assert [d.phrases for d in engine.few(cases, ("a", "b"), 1, seed)] == [d.phrases for d in drawn]
+    every = engine.few(cases, ("a", "b"), 0)
+    assert len(every) == 5  # neither the empty one nor the crowd
+    (both,) = (each for each in every if len(each.phrases) == 2)
+    assert both.phrases == (1, 0)
+    np.testing.assert_array_equal(both.boxes, [[1, 2, 5, 9], [2, 2, 5, 9]])
+    assert len(engine.few(cases, ("a",), 2)) == 2
+    with pytest.raises(DataError, match="No image shows 'c'"):
+        engine.few(cases, ("a", "c"), 1)
+    with pytest.raises(DataError, match="-1 shots cannot be drawn"):
+        engine.few(cases, ("a",), -1)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_a_detector_is_tuned_and_located_with_on_the_command_line(capsys, folder, tmp_path):
+    images, annotated = [], []
+    for i, (top, left, grey) in enumerate(SQUARES):
+        PIL.Image.fromarray((pixels(top, left, grey) * 255).astype(np.uint8)).save(tmp_path / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "height": 96, "width": 96})
+        annotated.append({"id": i, "image_id": i, "category_id": int(grey == 0), "bbox": [left, top, 28, 28]})
+    named = [{"id": 0, "name": "bright square"}, {"id": 1, "name": "dark disc"}]
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"images": images, "categories": named, "annotations": annotated}))
+    asked = ["tune-detector", "--coco", str(file), "--images", str(tmp_path), "--model", str(folder)]
+    asked += ["--epochs", "2", "--out", str(tmp_path / "tuned"), "--json"]
+    assert main(asked) == 0
+    (row,) = json.loads(capsys.readouterr().out)["results"]
+    assert row["images"] == 4 and row["boxes"] == 4 and len(row["losses"]) == 2 and row["recipe"]["language_lr"] == 1e-5
+    about = json.loads((tmp_path / "tuned" / "tuning.json").read_text())
+    assert about["losses"] == row["losses"] and str(tmp_path) not in json.dumps(about) and ".png" not in json.dumps(about)
+    expected = fresh(folder)
+    tune_detector(expected, engine.few(engine.read_coco(file, tmp_path)[1], ("bright square", "dark disc"), 10, 1),
+                  PHRASES, DetectorRecipe(epochs=2), 1)  # fmt: skip
+    tuned = fresh(tmp_path / "tuned")
+    for name, each in weights(expected).items():
+        torch.testing.assert_close(each, tuned.net.get_parameter(name), rtol=0, atol=1e-6)
+    assert main(asked) == 2 and "is there already and not empty" in capsys.readouterr().err
+    assert main(["locate", str(tmp_path / "0.png"), "bright square", "--with", f"grounding-dino:{tmp_path / 'tuned'}"]) == 0

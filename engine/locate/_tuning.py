@@ -139,7 +139,7 @@ def _batch(detector: GroundingDino, rows: Sequence[Boxed], tokens: dict[str, Ten
     return {name: each.to(device) for name, each in {**pixels, **repeated}.items()} | {"labels": labels}
 
 
-def write_detector(detector: GroundingDino, folder: Path, about: dict[str, Any]) -> None:
+def save_detector(detector: GroundingDino, folder: Path, about: dict[str, Any]) -> None:
     """A folder that `load_locator("grounding-dino:FOLDER")` takes; tuning.json holds `about`, which names no file."""
     detector.net.save_pretrained(folder)
     detector.processor.save_pretrained(folder)
