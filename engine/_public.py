@@ -45,7 +45,7 @@ from engine.features import check_files, features_of, views_of
 from engine.importing import checkpoint_methods, import_bank, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
 from engine.locate import LOCATORS, load_locator, locate, with_and_without
-from engine.locate._tuning import Boxed, DetectorRecipe, tune_detector, save_detector
+from engine.locate._tuning import Boxed, DetectorRecipe, save_detector, tune_detector
 from engine.locate.base import Locator, described
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
 from engine.methods.base import set_name

@@ -3,12 +3,17 @@ Run: python -m pytest tests/test_tune_detector.py"""
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from detector import write_detector
 
 import engine
+from engine.__main__ import main
+from engine.detection import Case, Region
 from engine.errors import DataError
 from engine.locate._tuning import Boxed, DetectorRecipe, tune_detector
 
