@@ -1,5 +1,5 @@
-"""The command line: python -m engine list | predict | locate | tune | evaluate | faithful | prompts | words | reproduce | import | export |
-erase | workspace | bench.
+"""The command line: python -m engine list | predict | locate | tune | tune-detector | evaluate | faithful | prompts | words | reproduce |
+import | export | erase | workspace | bench.
 
 --json prints one documented object (README, "What --json prints"). Exit codes: 0 all well; 1 some files failed, the
 rest is there; 2 wrong usage, or nothing could run (one sentence on stderr).
@@ -170,9 +170,10 @@ def _show(row: dict[str, Any]) -> None:
 
 
 def _locator(args: argparse.Namespace) -> engine.Locator:
-    if args.locator != "patches" and args.precision != "float32":
+    on_backbone = args.locator in ("patches", "windows")
+    if not on_backbone and args.precision != "float32":
         raise engine.ExplainError(f"Detectors compute in float32, not in {args.precision}.", "Leave --precision out.")
-    backbone = engine.load_backbone(args.backbone, args.device, args.precision) if args.locator == "patches" else None
+    backbone = engine.load_backbone(args.backbone, args.device, args.precision) if on_backbone else None
     return engine.load_locator(args.locator, backbone, args.device)
 
 
@@ -195,7 +196,8 @@ def run_locate(args: argparse.Namespace) -> int:
         raise engine.ImageError(f"There is no frame {args.frame}: they count from 1 to {series.frames}.")
     index = engine.middle(series) if args.frame is None else args.frame - 1
     image = series.frame(index, engine.named_window(args.window) if args.window else None)
-    locator, rows = _locator(args), []
+    locator = _locator(args)
+    rows: list[dict[str, Any]] = []
     for turn, located in enumerate(_asked_for(args, image, locator)):
         path = None
         if args.out:
@@ -240,7 +242,8 @@ def _asked_for(args: argparse.Namespace, image: Image, locator: engine.Locator) 
     """The phrases; of a task's classes each by name and with its attribute words, against its other classes."""
     if not args.task:
         return engine.locate(image, args.phrases, locator, args.negative, args.most)
-    task, found = engine.task(args.task), []
+    task = engine.task(args.task)
+    found: list[engine.Located] = []
     for words in args.phrases:
         label = task.label_of(words)
         against = args.negative or [each for each in task.names if each != label]
@@ -267,6 +270,38 @@ def _locate_coco(args: argparse.Namespace) -> int:
         return 0
     print(f"{locator.model}, {locator.device}: {counted['images']} images in {counted['groups']} groups")
     print(found.markdown())
+    print(engine.NOTICE)
+    return 0
+
+
+def run_tune_detector(args: argparse.Namespace) -> int:
+    if args.out.exists() and not args.force and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise engine.DataError(f"{str(args.out)!r} is there already and not empty.", "Name another folder, or add --force.")
+    recipe = engine.DetectorRecipe(epochs=args.epochs, batch=args.batch, lr=args.lr, language_lr=args.lr / 10)
+    categories, cases = engine.read_coco(args.coco, args.images)
+    boxed = engine.few(cases, categories, args.shots, args.seed)
+    detector = engine.load_locator(f"grounding-dino:{args.model}", device=args.device)
+    phrases = [engine.Phrase(c) for c in categories]
+    losses = engine.tune_detector(detector, boxed, phrases, recipe, args.seed, args.checkpoint, _epochs_done)
+    about = {
+        "of": detector.model,
+        "categories": list(categories),
+        "shots": args.shots,
+        "images": len(boxed),
+        "boxes": sum(len(each.boxes) for each in boxed),
+        "seed": args.seed,
+        "recipe": vars(recipe),
+        "losses": losses,
+    }
+    engine.save_detector(detector, args.out, about)
+    if args.json:
+        results = [about | {"folder": str(args.out)}]
+        print(json.dumps({"schema": 1, "notice": engine.NOTICE, "results": results}, indent=1))
+        return 0
+    print(
+        f"{args.out}: learned from {about['boxes']} boxes on {about['images']} images; loss {losses[0]:.3f} to {losses[-1]:.3f}"
+    )
+    print(f"  not tested: python -m engine locate --with grounding-dino:{args.out} --coco TEST.json --images FOLDER")
     print(engine.NOTICE)
     return 0
 
@@ -790,7 +825,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("phrases", nargs="*", metavar="PHRASE", help="what to look for")
     p.add_argument(
         "--with", dest="locator", default="patches", metavar="LOCATOR",
-        help="patches of the backbone (default), grounding-dino, or another detector of its kind: grounding-dino:FOLDER|OWNER/NAME",
+        help="patches of the backbone (default), windows on it, grounding-dino, or another detector of its kind: grounding-dino:FOLDER|OWNER/NAME",
     )  # fmt: skip
     p.add_argument(
         "--negative", nargs="+", default=[], metavar="PHRASE", help="what it is held against (default: neutral words)"
@@ -866,6 +901,21 @@ def parser() -> argparse.ArgumentParser:
     whats = wording.add_subparsers(dest="what", required=True)
     _words_cli.add_words_verbs(whats)
     _words_generate.add_parsers(whats, _options)
+
+    p = verb("tune-detector", run_tune_detector, "Fine-tune a detector on annotated boxes, few or many (docs/locate.md).")
+    p.add_argument("--coco", type=Path, required=True, metavar="JSON", help="COCO annotations to learn from")
+    p.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="of the annotations")
+    p.add_argument("--model", default="", help="a folder or OWNER/NAME on the hub (default: grounding-dino-tiny)")
+    p.add_argument("--shots", type=int, default=10, help="images a category, 0 for all (default: 10)")
+    p.add_argument("--epochs", type=int, default=30)
+    p.add_argument("--batch", type=int, default=8)
+    p.add_argument("--lr", type=float, default=1e-4, help="a tenth of it for the language tower (default: 1e-4)")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--checkpoint", type=Path, default=None, help="file from which a stopped training goes on")
+    p.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the tuned detector")
+    p.add_argument("--force", action="store_true", help="write into a folder that is not empty")
+    p.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    p.add_argument("--json", action="store_true")
 
     p = verb("reproduce", run_reproduce, "The papers' protocols: a results table, ours beside theirs.")
     p.add_argument("--protocol", required=True, choices=engine.PROTOCOLS)

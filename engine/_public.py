@@ -21,7 +21,7 @@ from engine.compare import as_rows as comparison_rows
 from engine.compare import care as comparison_care
 from engine.compare import in_words as comparison_words
 from engine.data import SAMPLERS, base_and_novel, check_examples, hold_out, of_classes, read_examples, straddling
-from engine.detection import Pointed, Pointing, baselines, point_at, read_coco
+from engine.detection import Pointed, Pointing, baselines, few, point_at, read_coco
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError, Stopped
 from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, in_points, paired_difference
 from engine.exchange import FORMATS, export_bank, import_bank
@@ -48,6 +48,7 @@ from engine.generators.base import Generator
 from engine.importing import checkpoint_methods, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
 from engine.locate import LOCATORS, load_locator, locate, with_and_without
+from engine.locate._tuning import Boxed, DetectorRecipe, save_detector, tune_detector
 from engine.locate.base import Locator, described
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
 from engine.methods.attribute_prompts import prompts_of

@@ -32,6 +32,7 @@ from engine.errors import DataError
 from engine.evaluate import mean_over_units
 from engine.faithful import centred
 from engine.locate import locate
+from engine.locate._tuning import Boxed
 from engine.locate.base import Locator, boxes_of, grid_of, over_image
 from engine.preprocess import place
 from engine.sandbox import read_image
@@ -229,6 +230,27 @@ def _within(box: Sequence[float], shape: tuple[int, int]) -> np.ndarray:
     return ((y >= box[1]) & (y < box[3]))[:, None] & ((x >= box[0]) & (x < box[2]))
 
 
+def few(cases: Sequence[Case], categories: Sequence[str], shots: int, seed: int = 0) -> list[Boxed]:
+    """Images to learn from, in the seed's order: an image is taken while a category that it shows is in fewer than `shots` of those
+    taken; 0 takes all that show one. Crowds are left out. Raises DataError where a category is shown by none."""
+    if shots < 0:
+        raise DataError(f"{shots} shots cannot be drawn.", "Give images a category, or 0 for all.")
+    counts, taken = dict.fromkeys(categories, 0), []
+    for i in np.random.default_rng(seed).permutation(len(cases)):
+        regions = [region for region in cases[i].regions if not region.crowd and region.category in counts]
+        shown = {region.category for region in regions}
+        if not shown or (shots and min(counts[c] for c in shown) >= shots):
+            continue
+        for c in shown:
+            counts[c] += 1
+        boxes = np.array([region.box for region in regions], np.float32)
+        taken.append(Boxed(cases[i].read, boxes, tuple(categories.index(region.category) for region in regions)))
+    missing = [c for c, count in counts.items() if not count]
+    if missing:
+        raise DataError(f"No image shows {missing[0]!r}.", "Take the category out of the annotations, or annotate one.")
+    return taken
+
+
 # --- what every locator is held against -------------------------------------------------------------------------------
 
 
@@ -372,7 +394,8 @@ def average_precision(
     rows: Sequence[Pointed], categories: Sequence[str], locator: str, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
     """COCO's AP and AP50 of one locator's boxes, with intervals over groups of images."""
-    truth, found = [], []
+    truth: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for i, row in enumerate(rows):
         for k, c in enumerate(categories):
             for region in (r for r in row.case.regions if r.category == c):

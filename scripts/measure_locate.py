@@ -99,15 +99,17 @@ def main() -> None:
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--backbone", default="scope-mini")
     args = asked.parse_args()
-    locator = engine.load_locator("patches", engine.load_backbone(args.backbone))
-    found = measure(composites(args.data, args.split, args.images, args.seed), {"patches": locator} | engine.baselines())
+    backbone = engine.load_backbone(args.backbone)
+    own = {name: engine.load_locator(name, backbone) for name in ("windows", "patches")}
+    found = measure(composites(args.data, args.split, args.images, args.seed), own | engine.baselines())
     print("| locator | " + " | ".join(METRICS) + " |\n" + "|---" * (len(METRICS) + 1) + "|")
-    for name in ("patches", *engine.baselines()):
+    for name in (*own, *engine.baselines()):
         means = (found.mean(name, metric) for metric in METRICS)
         print(f"| {name} | " + " | ".join(f"{i.value:.3f} ({i.low:.3f} to {i.high:.3f})" for i in means) + " |")
-    for other in engine.baselines():
-        by = {metric: found.difference(other, "patches", metric) for metric in METRICS}
-        print(json.dumps({f"patches over {other}": {k: [round(x, 3) for x in vars(i).values()] for k, i in by.items()}}))
+    for name in own:
+        for other in engine.baselines():
+            by = {metric: found.difference(other, name, metric) for metric in METRICS}
+            print(json.dumps({f"{name} over {other}": {k: [round(x, 3) for x in vars(i).values()] for k, i in by.items()}}))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def write_detector(folder: Path, kind: str = "grounding-dino", seed: int = 0, si
             vocab_size=1030, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
             max_position_embeddings=256,
         ),
-        d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+        d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=64, decoder_ffn_dim=64, num_queries=queries, dropout=0.0, fusion_droppath=0.0,
     )  # fmt: skip
     with torch.random.fork_rng():

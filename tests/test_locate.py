@@ -17,6 +17,7 @@ from engine.errors import BackboneError, ExplainError
 from engine.locate.base import OVERLAP, boxes_of, described, otsu
 from engine.locate.grounding_dino import GroundingDino
 from engine.locate.patches import Patches, contrast, windows
+from engine.locate.windows import Windows
 from engine.preprocess import Preprocess
 
 
@@ -28,7 +29,8 @@ class Brightness:
     weights_hash = "f" * 64
 
     def encode_images(self, x, visual_prompt=None):
-        raise AssertionError("nobody asks for whole images")
+        angle = (1 - x[:, 0].mean(dim=(1, 2))) * np.pi / 2
+        return torch.stack([angle.cos(), angle.sin()], dim=-1)
 
     def encode_texts(self, texts):
         angle = [0.0 if "bright" in text else np.pi / 2 if "dark" in text else np.pi / 4 for text in texts]
@@ -47,7 +49,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(params=engine.LOCATORS)
 def locator(request, folders):
-    names = {"patches": "patches", "grounding-dino": f"grounding-dino:{folders['grounding-dino']}"}
+    names = {"patches": "patches", "windows": "windows", "grounding-dino": f"grounding-dino:{folders['grounding-dino']}"}
     return engine.load_locator(names[request.param], Brightness())
 
 
@@ -222,6 +224,26 @@ def test_the_heat_is_the_phrases_chance_against_its_strongest_negative():
     np.testing.assert_allclose(contrast(cosines, 2, 10.0).flatten(), expected, rtol=1e-5)
 
 
+def test_a_window_counts_as_a_whole_by_hand():
+    pixels = np.zeros((32, 32), np.float32)
+    pixels[:16] = 1
+    (found,) = engine.locate(engine.Image(pixels), "bright", Windows(Brightness(), (2,)), ["dark"])
+    # windows of 16 rows from 0, 8 and 16: all bright, half (as near to both: 0.5), all dark
+    chance = 1 / (1 + np.exp(-20.0))
+    rows = np.repeat([chance, (chance + 0.5) / 2, (1.5 - chance) / 2, 1 - chance], 8)
+    np.testing.assert_allclose(found.heat.values, np.tile(rows[:, None], (1, 32)), atol=1e-4)
+    np.testing.assert_allclose(found.boxes, [[0, 0, 32, 16]])
+    assert found.notes == ("Seen in 9 windows.",)
+
+
+def test_windows_that_would_show_nothing_are_not_looked_through():
+    (found,) = engine.locate(square(4, 4, side=8, shape=(40, 40)), "bright", Windows(Brightness()), ["dark"])  # of 10 pixels
+    assert (
+        found.notes[0] == "Not looked at as closely as others: the image is too small or too long." and found.point is None
+    )
+    assert engine.locate(square(16, 32, 24), "bright", Windows(Brightness()), ["dark"])[0].notes == ("Seen in 77 windows.",)
+
+
 def test_one_window_of_one_square_is_the_plain_map():
     pixels = np.zeros((16, 16), np.float32)
     pixels[4:8, 8:12] = 1
@@ -247,12 +269,12 @@ def test_windows_cover_the_image_and_overlap_by_half():
 
 
 def test_an_image_that_is_too_long_and_a_backbone_without_patches_are_refused():
-    long = np.zeros((10, 400), np.float32)
+    long = np.zeros((10, 1000), np.float32)
     long[:, :5] = 1
-    with pytest.raises(engine.ImageError, match="400 x 10 pixels: too long to look through"):
+    with pytest.raises(engine.ImageError, match="1000 x 10 pixels: too long to look through"):
         engine.locate(engine.Image(long), "bright", Patches(Brightness()))
     (found,) = engine.locate(engine.Image(long[:, :200]), "bright", Patches(Brightness()))
-    assert "Not looked at again at twice its size: the image is too small or too long." in found.notes
+    assert "Not looked at as closely as others: the image is too small or too long." in found.notes
 
     with pytest.raises(ExplainError, match="'fake' does not show its patches"):
         Patches(type("Blind", (), {k: v for k, v in vars(Brightness).items() if k != "value_patches"})())
@@ -417,7 +439,7 @@ def test_a_tasks_classes_are_asked_for_with_and_without_their_attributes(capsys,
         (["locate", "FILE", "x", "--frame", "2"], "There is no frame 2: they count from 1 to 1"),
         (["locate", "FILE", "x", "--out", "found.jpx"], "'found.jpx' is no name of a picture"),
         (["locate", "FILE", " "], "A phrase is empty"),
-        (["locate", "FILE", "x", "--with", "glip"], "no locator called 'glip'. Choose one of: patches, grounding-dino"),
+        (["locate", "FILE", "x", "--with", "glip"], "no locator called 'glip'. Choose one of: patches, windows, grounding-dino"),
         (["locate", "FILE", "x", "--with", "grounding-dino:./no", "--precision", "bfloat16"], "Detectors compute in float32"),
         (["locate", "--coco", "none.json"], "Annotations do not hold their images. Name their folder with --images"),
     ],

@@ -24,6 +24,7 @@ LOCATORS = Registry(
     ExplainError,
     {
         "patches": "engine.locate.patches",
+        "windows": "engine.locate.windows",
         "grounding-dino": "engine.locate.grounding_dino",
     },
 )
@@ -32,7 +33,7 @@ LONG = 500  # characters of a phrase; a text tower takes 256 tokens at most
 
 
 def load_locator(name: str, backbone: Backbone | None = None, device: str = "cpu") -> Locator:
-    """The locator by its name, as in "patches", "grounding-dino" or "grounding-dino:FOLDER". Raises ExplainError, BackboneError."""
+    """The locator by its name, as in "windows", "grounding-dino" or "grounding-dino:FOLDER". Raises ExplainError, BackboneError."""
     kind, _, model = name.partition(":")
     return LOCATORS[kind].load(model, backbone, device)
 

@@ -23,14 +23,14 @@ from engine.backbones.base import Backbone, ValuePatches
 from engine.errors import ExplainError, ImageError
 from engine.locate.base import boxes_of, grid_of, over_image
 from engine.preprocess import place, prepare
-from engine.types import Box, Heatmap, Image, Located, Phrase
+from engine.types import Box, Heatmap, Image, Input, Located, Phrase
 
 WORDINGS = ("{}", "an image of {}.", "a medical image showing {}.")
 NEUTRAL = ("background", "normal tissue", "nothing unusual", "an empty region of the image")  # where no negatives are named
 ZOOMS = (1, 2)
 OVERLAPS = 0.5  # of neighbouring windows' sides, at least
-WINDOWS = 64  # at most: a long image is not seen at twice its size, and beyond that not at all
-SMALL = 32  # pixels of a window's side, below which there is nothing to see at twice the size
+WINDOWS = 160  # at most: a long image is not seen closer, and beyond that not at all
+SMALL = 16  # pixels of a window's side, below which there is nothing to see
 BATCH = 16  # windows of one forward pass
 
 
@@ -48,29 +48,38 @@ def windows(shape: tuple[int, int], zoom: int) -> list[tuple[int, int, int]]:
 class Patches:
     """backbone : any whose image tower shows its patches; zooms : the sizes at which an image is seen."""
 
-    name = "patches"
+    name, zooms = "patches", ZOOMS
 
-    def __init__(self, backbone: Backbone, zooms: Sequence[int] = ZOOMS):
-        """Raises ExplainError where the backbone has no patches."""
+    def __init__(self, backbone: Backbone, zooms: Sequence[int] = ()):
+        """Raises ExplainError where the backbone cannot carry it."""
+        self._check(backbone)
+        self._backbone, self._zooms = backbone, tuple(zooms) or self.zooms
+        self.model, self.device = backbone.id, f"{backbone.device} ({backbone.dtype})"
+
+    def _check(self, backbone: Backbone) -> None:
         if not isinstance(backbone, ValuePatches):
             raise ExplainError(
                 f"The backbone {backbone.id!r} does not show its patches, by which a phrase is found in an image.",
-                "Choose one with a vision transformer that runs in torch, as scope-mini.",
+                "Choose one with a vision transformer that runs in torch, as scope-mini, or the locator windows.",
             )
-        self._backbone, self._zooms = backbone, tuple(zooms)
-        self.model, self.device = backbone.id, f"{backbone.device} ({backbone.dtype})"
+
+    def _cells(self, inputs: Sequence[Input]) -> torch.Tensor:
+        """(V, h, w, D), unit length: what is compared with the phrase, place by place."""
+        assert isinstance(self._backbone, ValuePatches)
+        return self._backbone.value_patches(torch.from_numpy(np.stack([each.pixels for each in inputs])))
 
     def locate(self, image: Image, phrases: Sequence[Phrase], negatives: Sequence[str], most: int) -> list[Located]:
         """Raises ImageError where the image is too long, BackboneError where a phrase is."""
         against, notes = tuple(negatives) or NEUTRAL, []
         seen = [(zoom, windows(image.shape, zoom)) for zoom in self._zooms]
         kept = [(zoom, each) for zoom, each in seen if zoom == 1 or (each[0][2] >= SMALL and len(each) <= WINDOWS)]
+        kept = kept or [(1, windows(image.shape, 1))]
         if len(kept[0][1]) > WINDOWS:
             raise ImageError(
                 f"The image is {image.shape[1]} x {image.shape[0]} pixels: too long to look through.", "Crop it."
             )
-        if len(kept) < len(seen):
-            notes.append("Not looked at again at twice its size: the image is too small or too long.")
+        if kept != seen:
+            notes.append("Not looked at as closely as others: the image is too small or too long.")
         notes.append(f"Seen in {sum(len(each) for _, each in kept)} windows.")
         with torch.no_grad():
             texts = torch.stack([self._feature(each) for each in [*(p.text for p in phrases), *against]])
@@ -99,8 +108,7 @@ class Patches:
                 prepare(replace(image, pixels=image.pixels[top : top + side, left : left + side]), self._backbone.preprocess)
                 for top, left, side in part
             ]
-            patches = self._backbone.value_patches(torch.from_numpy(np.stack([each.pixels for each in inputs])))
-            cosines = torch.einsum("vhwd,td->vthw", patches.float().cpu(), texts.float().cpu())
+            cosines = torch.einsum("vhwd,td->vthw", self._cells(inputs).float().cpu(), texts.float().cpu())
             values = contrast(cosines, phrases, self._backbone.logit_scale).numpy()  # (V, P, h, w)
             for (top, left, _), each, heats in zip(part, inputs, values, strict=True):
                 box = Box(
@@ -126,6 +134,10 @@ def contrast(cosines: torch.Tensor, phrases: int, scale: float) -> torch.Tensor:
 
 def load(model: str, backbone: Backbone | None, device: str) -> Patches:
     """Raises ExplainError."""
+    return Patches(needed(model, backbone, Patches.name))
+
+
+def needed(model: str, backbone: Backbone | None, name: str) -> Backbone:
     if model or backbone is None:
-        raise ExplainError("The locator 'patches' needs a backbone.", "Name it by itself, as in --backbone scope-mini.")
-    return Patches(backbone)
+        raise ExplainError(f"The locator {name!r} needs a backbone.", "Name it by itself, as in --backbone scope-mini.")
+    return backbone
