@@ -63,14 +63,14 @@ def edited(
     if not definition["title"]:
         raise DataError("The task has no title.", "Say in a few words what it asks.")
     names = [each["name"] for each in labels]
-    for words in (definition["title"], definition["modality"], definition["organ"], *names, *(x["display"] for x in labels)):
-        if len(words) > LONGEST or not words.isprintable():
-            raise DataError(f"{words[:40]!r} ... is too long, or has no plain letters.", f"Use up to {LONGEST} characters.")
+    for said in (definition["title"], definition["modality"], definition["organ"], *names, *(x["display"] for x in labels)):
+        if len(said) > LONGEST or not said.isprintable():
+            raise DataError(f"{said[:40]!r} ... is too long, or has no plain letters.", f"Use up to {LONGEST} characters.")
     meant: dict[str, str] = {}  # what a folder of that name means
     for each in labels:
-        for words in (each["name"], each["display"]):
-            other = meant.setdefault(" ".join(words.lower().replace("_", " ").split()), each["name"])
-            if not words or other != each["name"]:
+        for said in (each["name"], each["display"]):
+            other = meant.setdefault(" ".join(said.lower().replace("_", " ").split()), each["name"])
+            if not said or other != each["name"]:
                 raise DataError(f"{', '.join(names)} cannot be told apart.", "Give each class a name of its own.")
     if len(labels) < 2 or len(set(names)) < len(names):
         raise DataError(f"{', '.join(names) or 'No class'} cannot be told apart.", "Name two or more different classes.")
