@@ -113,10 +113,10 @@ def draw(prepared: engine.Input, label: str, asked: Asked) -> engine.Heatmap | N
 
 
 @_in_turn
-def locate(image: engine.Image, phrases: list[str], most: int, asked: Asked) -> list[engine.Located]:
-    """Where an image resembles each phrase, by the patches of a backbone. Raises EngineError."""
+def locate(image: engine.Image, phrases: list[str], locator: str, most: int, asked: Asked) -> list[engine.Located]:
+    """Where an image resembles each phrase, by a backbone's windows or patches. Raises EngineError."""
     backbone = models.backbone(asked.backbone, asked.device, asked.precision)
-    return engine.locate(image, phrases, engine.load_locator("patches", backbone), most=most)
+    return engine.locate(image, phrases, engine.load_locator(locator, backbone), most=most)
 
 
 @_with_others

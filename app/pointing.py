@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from app.read import Read
 
 BOXES = 3  # of a phrase
+LOCATORS = tuple(value for _, value in text.POINT_LOCATORS)  # those that need no model of their own
 
 
 class Pointing:
@@ -52,7 +53,7 @@ class Pointing:
 
     def point(
         self, request: gr.Request | None, screen: Screen, index: int, frame: int, window: str, center: float, width: float,
-        invert: bool, areas: str, backbone: str, phrase: str, other: str,
+        invert: bool, areas: str, backbone: str, phrase: str, other: str, locator: str,
     ) -> Updates:  # fmt: skip
         """Where the image on the screen resembles each phrase; a sentence where something does not fit."""
         now = screen.view
@@ -62,7 +63,7 @@ class Pointing:
             image = self.read.image(screen, index, frame, window, center, width, invert, areas)
             phrases = [each.strip() for each in (phrase, other) if each.strip()]
             self.host.load(backbone)
-            found = compute.locate(image, phrases, BOXES, self.host.asked(request, backbone, ""))
+            found = compute.locate(image, phrases, locator, BOXES, self.host.asked(request, backbone, ""))
             said = drawn(image, found)
         except engine.EngineError as error:
             said = render.error(str(error))
@@ -79,9 +80,10 @@ class Pointing:
         frame: int = 0,
         window: str = "",
         most: int = BOXES,
+        locator: str = LOCATORS[0],
     ) -> dict[str, Any]:
-        """Where one image resembles a phrase: boxes with scores. The models were not taught where things are: a box is where the
-        patches of the image are nearer to the phrase than to neutral ones, and no outline of a finding.
+        """Where one image resembles a phrase: boxes with scores. The models were not taught where things are: a box is where
+        the image is nearer to the phrase than to neutral ones, and no outline of a finding.
 
         file: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, WebP, BMP, or a zip of these
         phrase: what to look for, such as "dark irregular mass"
@@ -89,16 +91,19 @@ class Pointing:
         frame: from 1; 0 takes the middle one
         window: CENTRE,WIDTH, a preset's name, automatic, or nothing for the file's own
         most: boxes at most, from 1
+        locator: windows (parts of the image, each seen alone) or patches (all from one look; vision transformers)
         Returns: `notice`, `phrase`, `locator`, `model`, `negatives` (what the phrase was held against), `boxes` ([x0, y0, x1, y1] in pixels
         from the top left corner, half-open), `scores` (0 to 1, of each box), `notes`, and `image`: a PNG of the image with them,
         as data:image/png;base64
         """
+        if locator not in LOCATORS:
+            raise engine.ExplainError(f"There is no {locator[:40]!r} here.", f"Choose one of: {', '.join(LOCATORS)}.")
         asked = self.host.asked(request, backbone or self.host.settings.backbone, "")
         self.host.load(asked.backbone)
         with cases.only(file["path"]) as series:
             index = frame - 1 if frame else engine.middle(series)
             image = series.frame(index, engine.named_window(window) if window else None)
-        (found,) = compute.locate(image, [phrase], most, asked)
+        (found,) = compute.locate(image, [phrase], locator, most, asked)
         return {
             "notice": text.NOTICE,
             "phrase": found.phrase.text,
@@ -123,13 +128,14 @@ class Pointing:
             ui.other = gr.Textbox(
                 "", label=text.POINT_OTHER, info=text.POINT_OTHER_INFO, max_lines=3, elem_id="ps-point-other"
             )
+            ui.how = gr.Radio(list(text.POINT_LOCATORS), value=LOCATORS[0], label=text.POINT_LOCATOR, elem_id="ps-point-how")
             ui.show = gr.Button(text.POINT_SHOW, size="sm", variant="primary", elem_id="ps-point-show")
             ui.pointed = gr.HTML("", elem_id="ps-pointed")
 
     def wire(self) -> None:
         ui, read = self.ui, self.read.ui
         every: dict[str, Any] = {"trigger_mode": "multiple", **HIDDEN}
-        asked = [read.screen, read.file, *self.read.view_of(), read.backbone, ui.phrase, ui.other]
+        asked = [read.screen, read.file, *self.read.view_of(), read.backbone, ui.phrase, ui.other, ui.how]
         for event in (ui.show.click, ui.phrase.submit, ui.other.submit):
             event(self.point, asked, ui.pointed, show_progress_on=ui.pointed, **every)
         ui.fold.expand(self.classes, [read.prompts, read.backbone], ui.of_class, show_progress="hidden", **every)

@@ -178,6 +178,7 @@ __all__ = [
     "learned_from",
     "library",
     "load_backbone",
+    "load_detector",
     "load_locator",
     "locate",
     "look_after",

@@ -280,7 +280,7 @@ def run_tune_detector(args: argparse.Namespace) -> int:
     recipe = engine.DetectorRecipe(epochs=args.epochs, batch=args.batch, lr=args.lr, language_lr=args.lr / 10)
     categories, cases = engine.read_coco(args.coco, args.images)
     boxed = engine.few(cases, categories, args.shots, args.seed)
-    detector = engine.load_locator(f"grounding-dino:{args.model}", device=args.device)
+    detector = engine.load_detector(args.model, args.device)
     phrases = [engine.Phrase(c) for c in categories]
     losses = engine.tune_detector(detector, boxed, phrases, recipe, args.seed, args.checkpoint, _epochs_done)
     about = {

@@ -48,7 +48,7 @@ from engine.generators.base import Generator
 from engine.importing import checkpoint_methods, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
 from engine.locate import LOCATORS, load_locator, locate, with_and_without
-from engine.locate._tuning import Boxed, DetectorRecipe, save_detector, tune_detector
+from engine.locate._tuning import Boxed, DetectorRecipe, load_detector, save_detector, tune_detector
 from engine.locate.base import Locator, described
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
 from engine.methods.attribute_prompts import prompts_of

@@ -44,9 +44,9 @@ def test_a_phrase_is_shown_where_the_library_finds_it_and_another_beside_it(tab)
     figures = tab.locator("#ps-pointed figure")
     expect(figures).to_have_count(1, timeout=60_000)
     image, backbone = engine.read_image(CT), engine.load_backbone("scope-mini")
-    locator = engine.load_locator("patches", backbone)
 
-    def expected(phrase):
+    def expected(phrase, by="windows"):
+        locator = engine.load_locator(by, backbone)
         (found,) = engine.locate(image, phrase, locator, most=3)
         down, across = image.spacing_mm
         return [
@@ -60,6 +60,11 @@ def test_a_phrase_is_shown_where_the_library_finds_it_and_another_beside_it(tab)
     expect(figures).to_have_count(2, timeout=60_000)
     expect(figures.nth(1)).to_contain_text("dark irregular mass")
     assert boxes(figures.nth(1)) == expected("dark irregular mass") != []
+    before = boxes(figures.nth(1))
+    tab.get_by_label("the patches of one look").check()
+    tab.get_by_role("button", name="Show where").click()
+    expect(figures.nth(1)).not_to_contain_text(f"score {before[0][2]}", timeout=60_000)
+    assert boxes(figures.nth(1)) == expected("dark irregular mass", "patches") != before
     expect(tab.locator("#ps-pointed")).to_contain_text("never taught where things are")
     picture(tab, "pointing")
 

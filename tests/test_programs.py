@@ -267,7 +267,7 @@ def test_a_map_for_programs_is_the_librarys(client):
 
 def test_where_a_phrase_is_for_programs_is_the_librarys(client):
     told = client.predict(handle_file(CT), phrase="dark irregular mass", most=2, api_name="/locate")
-    image, locator = engine.read_image(CT), engine.load_locator("patches", engine.load_backbone("scope-mini"))
+    image, locator = engine.read_image(CT), engine.load_locator("windows", engine.load_backbone("scope-mini"))
     (found,) = engine.locate(image, "dark irregular mass", locator, most=2)
     np.testing.assert_allclose(told["boxes"], found.boxes.tolist())
     np.testing.assert_allclose(told["scores"], found.scores.tolist(), atol=1e-6)
@@ -282,6 +282,8 @@ def test_where_a_phrase_is_for_programs_is_the_librarys(client):
         client.predict(handle_file(CT), phrase=" ", api_name="/locate")
     with pytest.raises(AppError, match="-3 boxes cannot be shown"):
         client.predict(handle_file(CT), phrase="bone", most=-3, api_name="/locate")
+    with pytest.raises(AppError, match="There is no 'grounding-dino' here"):
+        client.predict(handle_file(CT), phrase="bone", locator="grounding-dino", api_name="/locate")
 
 
 def test_curl_does_it_in_two_steps(served):

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engine.errors import DataError
-from engine.locate.grounding_dino import GroundingDino
+from engine.locate.grounding_dino import GroundingDino, load
 from engine.render import picture
 from engine.types import Image, Phrase
 
@@ -137,6 +137,11 @@ def _batch(detector: GroundingDino, rows: Sequence[Boxed], tokens: dict[str, Ten
     pixels = detector.processor.image_processor(images=[picture(image) for image in images], return_tensors="pt")
     repeated = {name: each.expand(len(rows), -1) for name, each in tokens.items()}
     return {name: each.to(device) for name, each in {**pixels, **repeated}.items()} | {"labels": labels}
+
+
+def load_detector(model: str, device: str = "cpu") -> GroundingDino:
+    """One to fine-tune. model : a folder, OWNER/NAME on the hub, or "" for the tiny one. Raises BackboneError."""
+    return load(model, None, device)
 
 
 def save_detector(detector: GroundingDino, folder: Path, about: dict[str, Any]) -> None:

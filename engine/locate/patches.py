@@ -48,7 +48,8 @@ def windows(shape: tuple[int, int], zoom: int) -> list[tuple[int, int, int]]:
 class Patches:
     """backbone : any whose image tower shows its patches; zooms : the sizes at which an image is seen."""
 
-    name, zooms = "patches", ZOOMS
+    name = "patches"
+    zooms: tuple[int, ...] = ZOOMS
 
     def __init__(self, backbone: Backbone, zooms: Sequence[int] = ()):
         """Raises ExplainError where the backbone cannot carry it."""

@@ -19,7 +19,8 @@ from engine.types import Input
 
 
 class Windows(Patches):
-    name, zooms = "windows", (4,)
+    name = "windows"
+    zooms = (4,)
 
     def _check(self, backbone: Backbone) -> None:
         """Every backbone has image features."""
