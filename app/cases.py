@@ -36,6 +36,13 @@ class Case:
     folder: engine.PrivateFolder | None = None
     key: str = field(default_factory=secrets.token_hex)  # tells this opening from any other
 
+    def named(self, error: Exception) -> str:
+        """An error about its files, without their names."""
+        said = str(error)
+        for name in self.series.files:
+            said = said.replace(repr(name), repr(self.title))
+        return said
+
 
 @dataclass(frozen=True)
 class Taken:

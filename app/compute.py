@@ -147,9 +147,9 @@ def from_words(task: engine.Task, asked: Asked, method: str = "zero-shot") -> en
 
 
 @_in_turn
-def filled(task: engine.Task, model: str, asked: Asked) -> engine.DescriptionBank:
-    """The task's slots by a masked language model. model : a folder or an id of the hub, "" for the default. Raises EngineError."""
-    return engine.generator("masked-lm", **({"model": model} if model else {})).fill(task)
+def filled(task: engine.Task, language: engine.Generator) -> engine.DescriptionBank:
+    """The task's slots by a masked language model. Raises EngineError."""
+    return language.fill(task)
 
 
 @_in_turn

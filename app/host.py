@@ -31,7 +31,7 @@ class Screen:
 
     It is changed where it lies, since what a handler gives back reaches the session later, and not always in order. study :
     what was opened (in Teach the question); series : which part of it; view : how that is looked at; turn : the visitor's
-    latest act, as the browser counts them; check : of a map, the latest that was asked for or stopped; held : the cases that are
+    latest act, as the browser counts them; check : of a map, the latest that was asked for or stopped; look : at a frame, the latest; held : the cases that are
     open in Read; task : the question in Teach
     """
 
@@ -40,6 +40,7 @@ class Screen:
     view: int = 0
     turn: int = 0
     check: int = 0
+    look: int = 0
     held: list[cases.Case] = field(default_factory=list)
     task: str = ""
 

@@ -298,18 +298,25 @@ class Library:
         workspace: engine.Workspace,
         before: engine.Task,
         after: engine.Task,
-        method: str = "description-ensemble",
+        attributes: Any = None,
     ) -> str:
-        """What the words alone say of the task's labelled images, before and after; "" for none, or for many."""
-        examples = workspace.examples(after.id)
+        """What the words alone say of the task's labelled images, before and after; "" for none, or for many. attributes : the
+        method where it is about a class's names and look, not about its descriptions."""
+        examples = self.examples(workspace, after.id)
         if not 0 < len(examples) <= EFFECT_MOST:
             return ""
-        model, learner = self.host.backbone(self.settings.backbone), engine.METHODS[method]()
+        model, learner = self.host.backbone(self.settings.backbone), attributes or engine.METHODS["description-ensemble"]()
         features = self.features(request, workspace, examples, after.id)
         found = engine.effect_of_words(model, before, after, examples, features, learner, "accuracy")
+        if attributes:
+            return f"{text.WORDS_EFFECT} {found.in_words()} {text.WORDS_EFFECT_CARE}"
         shares = (found.before, found.after)
         was, now = (f"{100 * s.value:.0f} % ({100 * s.low:.0f} to {100 * s.high:.0f})" for s in shares)
         return text.BANK_EFFECT.format(images=len(examples), before=was, after=now)
+
+    def examples(self, workspace: engine.Workspace, task: str) -> list[engine.Example]:
+        """The labelled cases on which words may be judged: those of a test split are left alone."""
+        return [each for each in workspace.examples(task) if each.split != "test"]
 
     def features(
         self, request: gr.Request | None, workspace: engine.Workspace, examples: list[engine.Example], task: str
@@ -318,6 +325,11 @@ class Library:
         asked = self.host.asked(request, self.settings.backbone, task)
         parts = [examples[i : i + 16] for i in range(0, len(examples), 16)]
         return np.concatenate([compute.features(part, asked, workspace.features) for part in parts])
+
+    def shown_bank(self, request: gr.Request | None, name: str) -> Updates:
+        """What is written, and what the workspace holds."""
+        task = self.tasks(request).get(name)
+        return {self.ui.bank: shelf.bank(task, engine.descriptions(task)) if task else "", **self._held(request)}
 
     def save_bank(self, request: gr.Request, name: str, label: str, lines: str, drafts: Drafts | None = None) -> Updates:
         ui, written = self.ui, dict(drafts.written if drafts else {})

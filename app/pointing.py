@@ -42,13 +42,18 @@ class Pointing:
         """A class's name, and its name among the words about its look."""
         if not label:
             return gr.skip(), gr.skip()
-        asked = self.host.asked(request, backbone, question)
-        prompts = self.host.prompts(asked)
+        try:
+            asked = self.host.asked(request, backbone, question)
+            prompts = self.host.prompts(asked)
+        except engine.EngineError:  # the tab says what is wrong with the question
+            return gr.skip(), gr.skip()
         try:
             bank = engine.descriptions(asked.task or prompts.card["task"]["id"])
-            full = engine.described(bank, label)
         except engine.EngineError:  # nobody wrote of it
             return prompts.display(label), ""
+        if label not in bank.classes:
+            return prompts.display(label), ""
+        full = engine.described(bank, label)
         return full.name, "" if full.text == full.name else full.text
 
     def point(
@@ -56,7 +61,8 @@ class Pointing:
         invert: bool, areas: str, backbone: str, phrase: str, other: str, locator: str,
     ) -> Updates:  # fmt: skip
         """Where the image on the screen resembles each phrase; a sentence where something does not fit."""
-        now = screen.view
+        now = screen.view, screen.look
+        held = screen.held
         try:
             if not phrase.strip():
                 raise engine.ExplainError(text.POINT_EMPTY)
@@ -64,10 +70,11 @@ class Pointing:
             phrases = [each.strip() for each in (phrase, other) if each.strip()]
             self.host.load(backbone)
             found = compute.locate(image, phrases, locator, BOXES, self.host.asked(request, backbone, ""))
-            said = drawn(image, found)
+            case = held[min(index or 0, len(held) - 1)]
+            said = drawn(image, found, text.POINT_FRAME.format(frame=int(frame)) if case.series.frames > 1 else "")
         except engine.EngineError as error:
-            said = render.error(str(error))
-        return {self.ui.pointed: said if screen.view == now else gr.skip()}
+            said = render.error(held[min(index or 0, len(held) - 1)].named(error) if held else str(error))
+        return {self.ui.pointed: said if (screen.view, screen.look) == now else gr.skip()}
 
     # for programs
 
@@ -158,8 +165,8 @@ def _picture(image: engine.Image, found: engine.Located) -> np.ndarray:
     return engine.outlined(picture, found.boxes * np.array([across, down, across, down], np.float32))
 
 
-def drawn(image: engine.Image, found: Sequence[engine.Located]) -> str:
-    """The phrases side by side: each with its picture, and its boxes in words."""
+def drawn(image: engine.Image, found: Sequence[engine.Located], frame: str = "") -> str:
+    """The phrases side by side: each with its picture, and its boxes in words. frame : which of several, in words."""
     figures = []
     for each in found:
         words = escape(each.phrase.text)
@@ -170,11 +177,11 @@ def drawn(image: engine.Image, found: Sequence[engine.Located]) -> str:
             f'<figure><img src="{source}" alt="{escape(text.POINT_ALT.format(phrase=each.phrase.text))}">'
             f"<figcaption><b>{words}</b>{answer}</figcaption></figure>"
         )
-    first = found[0]
+    first, which = found[0], f'<p class="ps-small">{escape(frame)}</p>' if frame else ""
     against = ", ".join(first.negatives)
     notes = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(n for each in found for n in each.notes))
     return (
-        f'<section class="ps-point" aria-label="{text.POINT_FOUND}"><div class="ps-point-both">{"".join(figures)}</div>'
+        f'<section class="ps-point" aria-label="{text.POINT_FOUND}">{which}<div class="ps-point-both">{"".join(figures)}</div>'
         f'<p class="ps-small">{text.POINT_CARE}</p><details class="ps-facts"><summary>{text.POINT_HOW}</summary>'
         f'<p class="ps-small">{escape(text.POINT_AGAINST.format(model=first.model, against=against))}</p>'
         f'<ul class="ps-small">{notes}</ul></details></section>'

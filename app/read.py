@@ -181,6 +181,7 @@ class Read:
     ) -> Updates:  # fmt: skip
         """Probabilities, map and notes of one frame; a sentence where something does not fit."""
         ui, now, held = self.ui, screen.view, screen.held
+        screen.look += 1
         pointed = {self.pointing.ui.pointed: ""}  # at another image, or frame
         unsaid = {ui.reading: None, ui.result: "", ui.care: "", ui.said: "", **self._no_map(), **pointed}
         if not held:
@@ -200,10 +201,7 @@ class Read:
         except engine.EngineError as error:
             if screen.view != now:
                 return {ui.wrong: gr.skip()}
-            said = str(error)
-            for name in case.series.files:
-                said = said.replace(repr(name), repr(case.title))
-            return {**unsaid, ui.wrong: "", ui.view: render.error(said)}
+            return {**unsaid, ui.wrong: "", ui.view: render.error(case.named(error))}
         ranked = [label for label, _ in found.prediction.ranked()]
         found_text = tuple(engine.find_text(image))
         if screen.view != now:

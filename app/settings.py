@@ -18,7 +18,7 @@ class SettingsError(EngineError):
 class Settings:
     """host, port : where the page listens; auth : (user, password) or None; upload_mb : largest file;
     device : "auto", "cpu" or "cuda"; precision : of the backbones, "auto" for the faster one here; backbone : chosen at first; audit : a file to which
-    every answer adds a line, or None; is_public : each visitor has a workspace of his own, deleted when he leaves, after
+    every classification adds a line, or None; is_public : each visitor has a workspace of his own, deleted when he leaves, after
     idle_minutes at the latest, so many visitors have room at once (max_visits), each for so much (visit_mb); workspace : the
     folder of everybody's otherwise; database_url : of its tables, "" for SQLite in the folder; mcp : programs may use the page through the Model Context Protocol; max_waiting : requests beyond those that are
     under way, before others are sent away for a moment; masked_lm : folder or hub id of the language model that fills slots, "" for the default

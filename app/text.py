@@ -81,29 +81,45 @@ MAP_TITLES = {
     "occlusion": "occlusion (slow: hides one place after the other)",
 }
 WORDS = "Names and look of this class"
-WORDS_ABOUT = "Words from which “attribute prompts” are made, the best first, divided by semicolons. A field is saved when you leave it."
+WORDS_ABOUT = "Words from which “attribute prompts” are made, the best first, divided by semicolons."
 WORDS_KINDS = {
     "medical": "Names in medicine",
-    "query": "Names as one asks for it",
+    "query": "Names as one would search for it",
     "lay": "Everyday names",
     "colour": "Colour",
     "shape": "Shape",
     "location": "Place",
     "texture": "Texture",
 }
-WORDS_SAVED = "{kind}: saved."
+WORDS_NAME = "The prompts call the class by"
+WORDS_BY = (
+    ("its own name", "class"),
+    ("its name in medicine", "medical"),
+    ("a search name", "query"),
+    ("an everyday name", "lay"),
+)
+WORDS_SAVE = "Save names and look"
+WORDS_SAVED = "Saved: {kinds}."
+WORDS_SAME = "Nothing was changed."
+WORDS_EFFECT = "Such prompts alone, on your labelled images:"
+WORDS_EFFECT_CARE = "Changing the words until this rises makes later results on these images too good."
+WORDS_TOO_MANY = "There are {images} labelled images; words are tried on up to {most}."
+WORDS_TOO_MANY_HINT = "Use `python -m engine words propose` for more."
+WORDS_NO_MODEL = "This page has no language model."
+WORDS_NO_MODEL_HINT = "Whoever runs it can name one with PROMPTSCOPE_MASKED_LM."
 WORDS_READ = "How the model reads this class"
 WORDS_PROPOSE = "Which words help?"
 WORDS_TRYING = "Trying words on your labelled images"
 WORDS_NONE_LABELLED = "There is no labelled image of this task to try words on."
 WORDS_NONE_LABELLED_HINT = "Label some in the tab Teach first."
 WORDS_TRIED = "The best ways to write the prompts"
-WORDS_SCORE = "Balanced accuracy"
+WORDS_SCORE = "Right, each class counting the same"
 WORDS_CHOSEN = "The best of many looks better than it is: the sentence above judges it on images that it was not chosen on."
-WORDS_FILL = "Fill by a language model"
+WORDS_FILL = "Fill all classes by a language model"
 WORDS_FILLED = "Colour, shape, place and texture of every class are now what {model} says. Nobody has reviewed them."
 WORDS_UNDO = "Take back"
-WORDS_BACK = "The words are as they were before."
+WORDS_BACK = "The words are as they were before they were filled; what you have edited since stays."
+POINT_FRAME = "Frame {frame}"
 POINT = "Point at a phrase"
 POINT_CLASS = "Take the words of a class"
 POINT_PHRASE = "What to look for"
@@ -111,7 +127,7 @@ POINT_EXAMPLE = "for example: dark irregular mass"
 POINT_OTHER = "Beside it, in other words (optional)"
 POINT_OTHER_INFO = "Such as the same with its colour, shape and place, to see what these words change."
 POINT_LOCATOR = "Found by"
-POINT_LOCATORS = (("parts of the picture, each seen alone", "windows"), ("the patches of one look", "patches"))
+POINT_LOCATORS = (("looking at parts one by one", "windows"), ("one look at the whole", "patches"))
 POINT_SHOW = "Show where"
 POINT_EMPTY = "Write what to look for first, such as 'dark irregular mass'."
 POINT_FOUND = "Where the image resembles the phrase"
@@ -123,7 +139,7 @@ POINT_WHERE = (
     ("bottom left", "bottom", "bottom right"),
 )  # of the picture, not of the patient
 POINT_BOX = "{where} of the picture, {size} (score {score})"
-POINT_CARE = "The model was never taught where things are. A frame is where the picture resembles the words, and no outline of a finding."
+POINT_CARE = "The model was never taught where things are. A score is no probability. A frame is where the picture resembles the words, and no outline of a finding."
 POINT_HOW = "How this was found"
 POINT_AGAINST = "By {model}; every place is held against: {against}."
 CHECK = "Is this map better than chance?"

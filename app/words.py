@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from html import escape
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,93 +23,153 @@ if TYPE_CHECKING:
 
 KINDS = (*engine.NAMES, *engine.SLOTS)
 METHOD = "attribute-prompts"
+PROPOSAL_MOST = 1000  # labelled images on which words are tried: some seconds, for which others wait
 Held = dict[str, dict[str, list[str]]]  # words by label and kind
 
 
+@dataclass(frozen=True)
+class Form:
+    """What the fields of the form hold. It travels with them through the browser, so that it is always theirs, whatever was chosen
+    meanwhile. shown : of each kind, as it is saved; drafts : of other classes, [task, label, kind, text] that is not saved."""
+
+    task: str = ""
+    label: str = ""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    drafts: Sequence[Sequence[str]] = ()
+
+    @classmethod
+    def read(cls, words: str) -> Form:
+        try:
+            form = cls(**json.loads(words or "{}"))
+            return cls(str(form.task), str(form.label), dict(form.shown), [tuple(map(str, each)) for each in form.drafts])
+        except (ValueError, TypeError, RecursionError):
+            return cls()
+
+    def changed(self, fields: Sequence[str]) -> dict[str, str]:
+        """By kind, what is not as it is saved."""
+        return {kind: each for kind, each in zip(KINDS, fields, strict=True) if each != self.shown.get(kind, "")}
+
+
 class Words:
-    """Handlers of the fold below the descriptions, whose task and class they are about. A field is saved when it is left."""
+    """Handlers of the fold below the descriptions, whose task and class they are about."""
 
     def __init__(self, host: Host, library: Library):
         self.host, self.library = host, library
         self.ui = SimpleNamespace()
+        self._loading = threading.Lock()
 
-    def show(self, request: gr.Request | None, name: str, label: str | None) -> Updates:
-        """The fields of a class, and the prompts that they make."""
-        ui, task = self.ui, self.library.tasks(request).get(name)
+    def show(
+        self, request: gr.Request | None, name: str, label: str | None, by: str = "class", form: str = "", *fields: str
+    ) -> Updates:
+        """The fields of a class, and the prompts that they make. What is in the fields and not saved is there again when one
+        comes back to its class. by : which name the prompts have."""
+        ui, task, before = self.ui, self.library.tasks(request).get(name), Form.read(form)
+        drafts = {(d[0], d[1], d[2]): d[3] for d in before.drafts if len(d) == 4}
+        if before.task and fields:
+            drafts |= {(before.task, before.label, kind): each for kind, each in before.changed(fields).items()}
         if task is None or label not in task.names:
-            return {**dict.fromkeys(ui.fields.values(), ""), ui.read: "", ui.said: ""}
+            return {**dict.fromkeys(ui.fields.values(), ""), ui.read: "", ui.form: _packed(Form(drafts=_listed(drafts)))}
         held = _held(task)[label]
-        fields = {ui.fields[kind]: "; ".join(held[kind]) for kind in KINDS}
-        return {**fields, ui.read: _read(task, label), ui.said: ""}
+        shown = {kind: "; ".join(held[kind]) for kind in KINDS}
+        texts = dict(shown)
+        for kind in KINDS:
+            draft = drafts.pop((name, label, kind), None)
+            if draft is not None and _split(draft) != held[kind]:
+                texts[kind] = draft
+        return {
+            **{ui.fields[kind]: texts[kind] for kind in KINDS},
+            ui.form: _packed(Form(name, label, shown, _listed(drafts))),
+            ui.read: _read(task, label, by),
+        }
 
     def write(
-        self, request: gr.Request | None, name: str, words: Mapping[str, Mapping[str, Sequence[str]]]
+        self,
+        request: gr.Request | None,
+        name: str,
+        words: Mapping[str, Mapping[str, Sequence[str]]],
+        by: str = "class",
+        made: engine.DescriptionBank | None = None,
     ) -> tuple[engine.Task, list[str], str]:
-        """(the task with these words, by label and kind; what to think about; what that does to labelled images). Raises
-        EngineError, and nothing is saved."""
-        task = self.library.tasks(request).get(name)
-        if task is None:
-            raise engine.DataError(f"There is no task {name[:80]!r}.", "Choose one of the list.")
-        checked: Held = {}
+        """(the task with these words, by label and kind; what to think about; what that does to labelled images). made : the bank
+        of a generator, which says how they came, else a person did it. Raises EngineError, and nothing is saved."""
+        task = self._task(request, name)
         thoughts: list[str] = []
         changed = task
         for label, kinds in words.items():
             for kind, each in kinds.items():
-                kept, more = engine.check_words(task, label, kind, each)
-                checked.setdefault(label, {})[kind] = kept
+                changed, more = engine.edit_words(changed, label, kind, each)
                 thoughts += more
-                changed, _ = engine.edit_words(changed, label, kind, kept)
         backbone, workspace = self.host.backbone(self.host.settings.backbone), self.host.workspace(request)
-        compute.from_words(
-            changed, self.host.asked(request, backbone.id, name), METHOD
-        )  # a prompt that is too long is no prompt
+        compute.from_words(changed, self.host.asked(request, backbone.id, name), METHOD)  # a prompt that is too long is none
+        held = _held(changed)
+        kept = {label: {kind: held[label][kind] for kind in kinds} for label, kinds in words.items()}
         if name not in workspace.tasks():
             workspace.adopt(name)
-        changed = workspace.edit_task(name, words=checked)
-        return changed, thoughts, self.library.effect(request, workspace, task, changed, METHOD)
+        steps = (made or engine.descriptions(changed)).provenance
+        changed = workspace.edit_task(name, words=kept, provenance=steps)
+        method = engine.METHODS[METHOD](engine.METHODS[METHOD].Config(name=by))
+        return changed, thoughts, self.library.effect(request, workspace, task, changed, method)
 
-    def save(self, request: gr.Request | None, name: str, label: str | None, kind: str, words: str) -> Updates:
-        """One field, where it was changed."""
-        ui, task = self.ui, self.library.tasks(request).get(name)
-        if task is None or label not in task.names or _split(words) == _held(task)[label][kind]:
-            return {ui.said: gr.skip()}
+    def save(self, request: gr.Request | None, by: str, form: str, *fields: str) -> Updates:
+        """What was changed in the fields, of the class that they are of."""
+        ui, at = self.ui, Form.read(form)
+        changed = {kind: _split(each) for kind, each in at.changed(fields).items()}
+        if not at.task or not changed:
+            return {ui.said: shelf.said(text.WORDS_SAME)}
         try:
-            changed, thoughts, effect = self.write(request, name, {label: {kind: _split(words)}})
+            _, thoughts, effect = self.write(request, at.task, {at.label: changed}, by)
         except engine.EngineError as error:
             return {ui.said: render.error(str(error))}
-        shown = "; ".join(_held(changed)[label][kind])
-        said = shelf.said(f"{text.WORDS_SAVED.format(kind=text.WORDS_KINDS[kind])} {effect}".strip(), thoughts)
-        return {ui.fields[kind]: shown, ui.read: _read(changed, label), ui.said: said, ui.undo: gr.update(visible=False)}
+        kinds = ", ".join(text.WORDS_KINDS[kind] for kind in changed)
+        return {ui.said: shelf.said(f"{text.WORDS_SAVED.format(kinds=kinds)} {effect}".strip(), thoughts)}
 
-    def fill(self, request: gr.Request | None, name: str, label: str | None) -> Updates:
+    @cached_property
+    def language(self) -> Any:
+        """The language model that fills slots. Raises EngineError."""
+        model = self.host.settings.masked_lm
+        made = engine.generator("masked-lm", **({"model": model} if model else {}))
+        made.filler.model.eval()  # it is loaded here, in nobody's turn
+        return made
+
+    def fill(self, request: gr.Request | None, before: tuple[str, Held, Held] | None, name: str, by: str) -> Updates:
         """The slots of every class, by a masked language model. What was there can be had back."""
         ui = self.ui
         try:
-            task = self.library.tasks(request)[name]
-            before = {each: {slot: kinds[slot] for slot in engine.SLOTS} for each, kinds in _held(task).items()}
-            bank = compute.filled(
-                task, self.host.settings.masked_lm, self.host.asked(request, self.host.settings.backbone, name)
-            )
-            found = {each: about.attributes for each, about in bank.classes.items()}
-            _, thoughts, effect = self.write(request, name, found)
+            if not self._can_fill:
+                raise engine.BackboneError(text.WORDS_NO_MODEL, text.WORDS_NO_MODEL_HINT)
+            task = self._task(request, name)
+            with self._loading:
+                language = self.language
+            bank = compute.filled(task, language)
+            was = _slots(_held(task))
+            found = {
+                label: {slot: list(each) for slot, each in about.attributes.items()} for label, about in bank.classes.items()
+            }
+            changed, thoughts, effect = self.write(request, name, found, by, bank)
         except engine.EngineError as error:
             return {ui.said: render.error(str(error))}
+        if before and before[0] == name:
+            was = before[1]  # as it was before the first time
         said = shelf.said(f"{text.WORDS_FILLED.format(model=bank.provenance[-1]['model'])} {effect}".strip(), thoughts)
-        shown = self.show(request, name, label)
-        return shown | {ui.said: said, ui.before: (name, before), ui.undo: gr.update(visible=True)}
+        return {ui.said: said, ui.before: (name, was, _slots(_held(changed))), ui.undo: gr.update(visible=True)}
 
-    def take_back(
-        self, request: gr.Request | None, before: tuple[str, Held] | None, name: str, label: str | None
-    ) -> Updates:
+    def take_back(self, request: gr.Request | None, before: tuple[str, Held, Held] | None, by: str) -> Updates:
+        """The slots as they were before they were filled, but for those that were edited since."""
         ui, hidden = self.ui, gr.update(visible=False)
         if not before:
             return {ui.undo: hidden}
+        name, was, filled = before
         try:
-            *_, effect = self.write(request, *before)
+            now = _held(self._task(request, name))
+            back = {
+                label: {slot: each for slot, each in slots.items() if now.get(label, {}).get(slot) == filled[label][slot]}
+                for label, slots in was.items()
+                if label in now
+            }
+            *_, effect = self.write(request, name, back, by)
         except engine.EngineError as error:
             return {ui.said: render.error(str(error))}
-        said = shelf.said(f"{text.WORDS_BACK} {effect}".strip())
-        return self.show(request, name, label) | {ui.said: said, ui.before: None, ui.undo: hidden}
+        return {ui.said: shelf.said(f"{text.WORDS_BACK} {effect}".strip()), ui.before: None, ui.undo: hidden}
 
     def propose(
         self, request: gr.Request | None, name: str,
@@ -123,15 +187,24 @@ class Words:
         self, request: gr.Request | None, name: str, far: Callable[[int, int], None] | None = None
     ) -> engine.Proposal:
         """Raises EngineError."""
-        task, workspace = self.library.tasks(request).get(name), self.host.looked(request)
-        if task is None:
-            raise engine.DataError(f"There is no task {name[:80]!r}.", "Choose one of the list.")
-        examples = workspace.examples(name) if workspace and name in workspace.tasks() else []
+        task, workspace = self._task(request, name), self.host.looked(request)
+        examples = self.library.examples(workspace, name) if workspace and name in workspace.tasks() else []
         if not examples or workspace is None:
             raise engine.DataError(text.WORDS_NONE_LABELLED, text.WORDS_NONE_LABELLED_HINT)
+        if len(examples) > PROPOSAL_MOST:
+            raise engine.DataError(
+                text.WORDS_TOO_MANY.format(images=len(examples), most=PROPOSAL_MOST), text.WORDS_TOO_MANY_HINT
+            )
         asked = self.host.asked(request, self.host.settings.backbone, name)
         features = self.library.features(request, workspace, examples, name)
         return compute.proposed(task, examples, features, asked, None if compute.ON_ZERO else far)
+
+    def _task(self, request: gr.Request | None, name: str) -> engine.Task:
+        """Raises DataError."""
+        task = self.library.tasks(request).get(name)
+        if task is None:
+            raise engine.DataError(f"There is no task {name[:80]!r}.", "Choose one of the list.")
+        return task
 
     # for programs
 
@@ -142,15 +215,15 @@ class Words:
         label: a class of the task
         kind: medical, query or lay (names); colour, shape, location or texture (its look)
         words: the best first; none empties the slot
-        Returns: `thoughts` (what may be wrong with the words), `prompts` (how the model reads the class now) and `effect` (on labelled
-        images, or empty).
+        Returns: `thoughts` (what may be wrong with the words), `prompts` (how the model reads the class now, by its own name) and `effect`
+        (on labelled images, or empty).
         """
         changed, thoughts, effect = self.write(request, task, {label: {kind: words}})
         return {"thoughts": thoughts, "prompts": list(_prompts(changed, label)), "effect": effect}
 
     def propose_words(self, request: gr.Request, task: str) -> dict[str, Any]:
-        """Tries names and slots of attribute prompts on the caller's labelled images of a task, and says whether the best of them
-        helps more than chance; nothing is changed.
+        """Tries names and slots of attribute prompts on the caller's labelled images of a task (those of a test split are left
+        alone), and says whether the best of them helps more than chance; nothing is changed.
 
         task: id of a task
         Returns: `told` (in words), `tried` (the best ten: what, and its balanced accuracy)
@@ -175,6 +248,8 @@ class Words:
                         ui.fields[kind] = gr.Textbox(
                             "", label=text.WORDS_KINDS[kind], max_lines=4, min_width=120, elem_id=f"ps-words-{kind}"
                         )
+            ui.by = gr.Radio(list(text.WORDS_BY), value="class", label=text.WORDS_NAME, elem_id="ps-words-by")
+            ui.save = gr.Button(text.WORDS_SAVE, variant="primary", size="sm", elem_id="ps-words-save")
             ui.said = gr.HTML("", elem_id="ps-words-said")
             ui.read = gr.HTML("", elem_id="ps-words-read")
             with gr.Row():
@@ -183,34 +258,37 @@ class Words:
                     text.WORDS_FILL, size="sm", elem_id="ps-words-fill", min_width=120, visible=self._can_fill
                 )
                 ui.undo = gr.Button(text.WORDS_UNDO, size="sm", visible=False, elem_id="ps-words-undo", min_width=80)
+            with gr.Row(elem_classes="ps-unseen"):
+                ui.form = gr.Textbox("", elem_id="ps-words-form", label="form")
 
     @property
     def _can_fill(self) -> bool:
         """A public page fetches no model for a visitor: its operator names one that is there."""
         return not self.host.settings.is_public or bool(self.host.settings.masked_lm)
 
+    def shown(self) -> tuple[list[Any], list[Any]]:
+        """What `show` takes, and gives."""
+        ui, bank = self.ui, self.library.ui
+        fields = list(ui.fields.values())
+        return [bank.bank_task, bank.label, ui.by, ui.form, *fields], [*fields, ui.form, ui.read]
+
     def wire(self, *chosen: Any) -> None:
         """chosen : events after which another class is in the editor."""
         ui, bank = self.ui, self.library.ui
-        shown = [*ui.fields.values(), ui.read, ui.said]
-        of = [bank.bank_task, bank.label]
-        for event in (ui.fold.expand, *(each.then for each in chosen)):
-            event(self.show, of, shown, show_progress="hidden", trigger_mode="always_last", **HIDDEN)
-        for kind, field in ui.fields.items():
-            for event in (field.blur, field.submit):
-                event(
-                    self._saver(kind), [*of, field], [field, ui.read, ui.said, ui.undo],
-                    show_progress_on=ui.said, trigger_mode="multiple", **HIDDEN,
-                )  # fmt: skip
-        ui.propose.click(self.propose, bank.bank_task, ui.said, show_progress_on=ui.said, **HIDDEN)
-        ui.fill.click(self.fill, of, [*shown, ui.before, ui.undo], show_progress_on=ui.said, **HIDDEN)
-        ui.undo.click(self.take_back, [ui.before, *of], [*shown, ui.before, ui.undo], show_progress_on=ui.said, **HIDDEN)
-
-    def _saver(self, kind: str) -> Callable[..., Updates]:
-        def save(request: gr.Request, name: str, label: str, words: str) -> Updates:
-            return self.save(request, name, label, kind, words)
-
-        return save
+        takes, gives = self.shown()
+        fields = list(ui.fields.values())
+        how: dict[str, Any] = {"show_progress_on": ui.said, **HIDDEN}
+        saved = ui.save.click(self.save, [ui.by, ui.form, *fields], ui.said, **how)
+        filled = ui.fill.click(self.fill, [ui.before, bank.bank_task, ui.by], [ui.said, ui.before, ui.undo], **how)
+        back = ui.undo.click(self.take_back, [ui.before, ui.by], [ui.said, ui.before, ui.undo], **how)
+        ui.propose.click(self.propose, bank.bank_task, ui.said, **how)
+        after = [ui.fold.expand, ui.by.input, *(each.then for each in (*chosen, saved, filled, back))]
+        for event in after:
+            event(self.show, takes, gives, show_progress="hidden", **HIDDEN)
+        for event in (saved, filled, back):  # the task may be a new one of the workspace, and its words are listed
+            event.then(self.library.shown_bank, bank.bank_task, [bank.bank, bank.holds], show_progress="hidden", **HIDDEN)
+        for event in chosen:
+            event.then(lambda: "", None, ui.said, show_progress="hidden", **HIDDEN)
 
     def endpoints(self) -> None:
         programs.offer(self.edit_words, "edit_words")
@@ -226,17 +304,29 @@ def _held(task: engine.Task) -> Held:
     return found
 
 
+def _slots(held: Held) -> Held:
+    return {label: {slot: kinds[slot] for slot in engine.SLOTS} for label, kinds in held.items()}
+
+
 def _split(words: str) -> list[str]:
-    return [" ".join(each.split()) for each in re.split(r"[;\n]", words) if each.strip()]
+    return list(dict.fromkeys(" ".join(each.split()) for each in re.split(r"[;\n]", words) if each.strip()))
 
 
-def _prompts(task: engine.Task, label: str) -> tuple[str, ...]:
-    return engine.prompts_of(task, engine.METHODS[METHOD].Config())[label]
+def _packed(form: Form) -> str:
+    return json.dumps(asdict(form))
 
 
-def _read(task: engine.Task, label: str) -> str:
+def _listed(drafts: Mapping[tuple[str, str, str], str]) -> list[list[str]]:
+    return [[*at, each] for at, each in drafts.items()]
+
+
+def _prompts(task: engine.Task, label: str, by: str = "class") -> tuple[str, ...]:
+    return engine.prompts_of(task, engine.METHODS[METHOD].Config(name=by))[label]
+
+
+def _read(task: engine.Task, label: str, by: str) -> str:
     """How a model reads the class: by these prompts."""
-    listed = "".join(f"<li>{escape(each)}</li>" for each in _prompts(task, label))
+    listed = "".join(f"<li>{escape(each)}</li>" for each in _prompts(task, label, by))
     return f'<details class="ps-facts" open><summary>{text.WORDS_READ}</summary><ul class="ps-small">{listed}</ul></details>'
 
 

@@ -188,12 +188,15 @@ def read_bank(path: str | Path, of: Task) -> DescriptionBank:
 
 
 def with_bank(
-    task: Task, own: Mapping[str, Sequence[str]], words: Mapping[str, Mapping[str, Sequence[str]]] | None = None
+    task: Task,
+    own: Mapping[str, Sequence[str]],
+    words: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    provenance: Sequence[Mapping[str, Any]] = (),
 ) -> Task:
     """The task with descriptions of every class, whatever its classes are: those that were written for its id, before them
     the user's `own`, by label, and plain ones where there are fewer than a dozen. A task with written ones alone is unchanged.
 
-    words : the user's own, by label, then by NAMES and SLOTS, in place of those that were written
+    words : the user's own, by label, then by NAMES and SLOTS, in place of those that were written; provenance : how they came
     """
     try:
         written = descriptions(task.id).classes
@@ -214,8 +217,9 @@ def with_bank(
             attributes=known.attributes | {slot: mine[slot] for slot in SLOTS if slot in mine},
             sentences=tuple(dict.fromkeys((*first, *plain))),
         )
+    steps = tuple(dict(step) for step in provenance)
     source = "written in this workspace" if words or any(own.values()) else "templates"
-    return replace(task, bank=made_bank(DescriptionBank(task.id, source, "", classes)))
+    return replace(task, bank=made_bank(DescriptionBank(task.id, source, "", classes, provenance=steps)))
 
 
 def kind_of_image(task: Task) -> str:

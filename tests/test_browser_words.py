@@ -5,6 +5,8 @@ Run: python -m pytest tests/test_browser_words.py
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -13,7 +15,6 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import expect
 from test_browser import chromium, picture, pytestmark, running  # noqa: F401 - fixtures and marks
 
-import engine
 from engine.generators.masked_lm import SENTENCES
 
 CLASSES = ["bright square", "dark square"]
@@ -51,6 +52,10 @@ def field(tab, kind):
     return tab.locator(f"#ps-words-{kind} textarea, #ps-words-{kind} input").first
 
 
+def save(tab):
+    tab.locator("#ps-words-save").click()
+
+
 @pytest.fixture
 def tab(chromium, page):  # noqa: F811
     opened = chromium.new_context(viewport={"width": 1440, "height": 1200}).new_page()
@@ -68,9 +73,10 @@ def tab(chromium, page):  # noqa: F811
 def test_a_slot_is_edited_the_model_reads_it_and_its_effect_stands_beside_it(tab, page):
     read, said = tab.locator("#ps-words-read"), tab.locator("#ps-words-said")
     expect(read).to_contain_text("bright square", timeout=30_000)
-    field(tab, "texture").fill("smooth;  even \n; ")
-    field(tab, "texture").press("Tab")
-    expect(said).to_contain_text("Texture: saved. On your 10 labelled images", timeout=60_000)
+    field(tab, "texture").fill("smooth;  even ;; ")
+    save(tab)
+    expect(said).to_contain_text("Saved: Texture. Such prompts alone, on your labelled images:", timeout=60_000)
+    expect(said).to_contain_text("on 10 cases in 10 groups")
     expect(field(tab, "texture")).to_have_value("smooth; even")
     expect(read).to_contain_text("smooth")
     _, task, client = page
@@ -81,28 +87,29 @@ def test_a_slot_is_edited_the_model_reads_it_and_its_effect_stands_beside_it(tab
     tab.get_by_role("option", name="dark square").click()
     expect(read).to_contain_text("dark square", timeout=30_000)
     expect(field(tab, "texture")).to_have_value("")
-    tab.wait_for_timeout(1000)  # all fields have come
     field(tab, "lay").fill("x" * 200)
-    field(tab, "lay").press("Tab")
+    save(tab)
     expect(said).to_contain_text("is longer than a few words", timeout=30_000)
-    expect(field(tab, "lay")).to_have_value("x" * 200)  # nothing of it is lost
+    expect(field(tab, "lay")).to_have_value("x" * 200)  # nothing of it is lost, also on the way to another class and back
+    for name, value in (("bright square", ""), ("dark square", "x" * 200)):
+        tab.locator("#ps-bank-class input").click()
+        tab.get_by_role("option", name=name).click()
+        expect(field(tab, "lay")).to_have_value(value, timeout=30_000)
 
 
 def test_a_language_model_fills_the_slots_and_what_was_there_comes_back(tab):
     said = tab.locator("#ps-words-said")
     field(tab, "colour").fill("green")
-    field(tab, "colour").press("Tab")
-    expect(said).to_contain_text("Colour: saved.", timeout=60_000)
+    save(tab)
+    expect(said).to_contain_text("Saved: Colour.", timeout=60_000)
     tab.locator("#ps-words-fill").click()
     expect(said).to_contain_text("of every class are now what", timeout=90_000)
-    tab.wait_for_timeout(1000)  # all fields have come
-    assert field(tab, "colour").input_value().split("; ")[0] == "white" and field(tab, "shape").input_value().startswith(
-        "round"
-    )
+    expect(field(tab, "colour")).to_have_value(re.compile("^white;"), timeout=30_000)
+    expect(field(tab, "shape")).to_have_value(re.compile("^round;"))
     expect(tab.locator("#ps-words-read")).to_contain_text("white")
     picture(tab, "words")
     tab.locator("#ps-words-undo").click()
-    expect(said).to_contain_text("as they were before", timeout=60_000)
+    expect(said).to_contain_text("as they were before they were filled", timeout=60_000)
     expect(field(tab, "colour")).to_have_value("green")
     expect(tab.locator("#ps-words-undo")).to_be_hidden()
 
@@ -124,4 +131,3 @@ def test_a_task_without_images_says_so_for_programs(page):
         page[2].predict("busi", api_name="/propose_words")
     with pytest.raises(Exception, match="no slot and no name 'size'"):
         page[2].predict("busi", "benign tumor", "size", ["big"], api_name="/edit_words")
-    assert engine.descriptions("busi").source != "written in this workspace"

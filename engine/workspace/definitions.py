@@ -26,6 +26,7 @@ def definition_of(
         "labels": [{"name": x.name, "display": x.display, "aliases": list(x.aliases)} for x in labels],
         "sentences": {},
         "words": {},
+        "provenance": [],
         "shortcuts": list(shortcuts),
     }
 
@@ -43,6 +44,7 @@ def edited(
     sentences: Mapping[str, Sequence[str]] | None = None,
     new_labels: Sequence[str] = (),
     words: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    provenance: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Changes the definition in its place and returns it. Raises DataError where it would not hold together."""
     labels = definition["labels"]
@@ -58,6 +60,8 @@ def edited(
     for name, kinds in (words or {}).items():
         held = definition.setdefault("words", {}).setdefault(name, {})
         held |= {kind: list(each) for kind, each in kinds.items()}
+    if provenance is not None:
+        definition["provenance"] = [dict(step) for step in provenance]
     if title is not None:
         definition["title"] = title.strip()
     if not definition["title"]:
@@ -86,4 +90,4 @@ def task_of(row: TaskRow) -> Task:
     d = row.definition
     labels = tuple(Label(x["name"], x["display"], tuple(x["aliases"])) for x in d["labels"])
     made = Task(row.id, d["title"], d["modality"], d["organ"], labels, d["template"], shortcuts=tuple(d["shortcuts"]))
-    return with_bank(made, d["sentences"], d.get("words"))
+    return with_bank(made, d["sentences"], d.get("words"), d.get("provenance", ()))

@@ -195,13 +195,16 @@ class Workspace:
         sentences: Mapping[str, Sequence[str]] | None = None,
         new_labels: Sequence[str] = (),
         words: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+        provenance: Sequence[Mapping[str, Any]] | None = None,
     ) -> Task:
         """Changes what is given, or nothing. display : how people read a label, by its name (the name itself stays, so labels
         stay valid); sentences : by label, in place of those that it has; new_labels : classes to add; words : by label, those of
-        each kind (NAMES, SLOTS) that is given, as `check_words` leaves them. Raises DataError."""
+        each kind (NAMES, SLOTS) that is given, as `check_words` leaves them; provenance : of them, as a bank has it. Raises DataError."""
         with self.writing() as session:
             row = task_row(session, name)
-            row.definition = edited(json.loads(json.dumps(row.definition)), title, display, sentences, new_labels, words)
+            row.definition = edited(
+                json.loads(json.dumps(row.definition)), title, display, sentences, new_labels, words, provenance
+            )
             record(session, "task changed", task=name, classes=len(row.definition["labels"]))
             return task_of(row)
 

@@ -18,7 +18,7 @@ class Table(DeclarativeBase):
 
 class TaskRow(Table):
     """A question of the user's own, or a known one that was taken in. definition : title, modality, organ, template, labels
-    [{name, display, aliases}], sentences {label: [..]} and words {label: {kind: [..]}} of the user's own, shortcuts; counted : how many cases it ever had, so
+    [{name, display, aliases}], sentences {label: [..]} and words {label: {kind: [..]}} of the user's own, provenance [..] of these words, shortcuts; counted : how many cases it ever had, so
     that no number is given twice; removed : when it was taken out of sight, or 0."""
 
     __tablename__ = "task"
