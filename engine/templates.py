@@ -14,29 +14,15 @@ from engine.tasks import SLOTS
 FAITHFUL = "[{colour} color, ][{shape} shape ]{name}[ {where}]"  # make_autopromptsv2.py at 80adbdb, the caption
 # {slots} : the words of all slots in their order; {where} : "in" and the location
 PLACES = ("name", "image", "modality", "organ", "slots", "where", *SLOTS)
-INTO = (
-    "in",
-    "at",
-    "on",
-    "within",
-    "inside",
-    "outside",
-    "behind",
-    "beside",
-    "near",
-    "above",
-    "just",
-    "over",
-    "under",
-    "below",
+INTO = re.compile(
+    "(in|at|on|within|inside|outside|behind|beside|near|above|just|over|under|below|beneath|along|across|around|between|extending) "
 )
-INTO += ("beneath", "along", "across", "around", "between", "extending")
 _PART, _PLACE = re.compile(r"\[([^\[\]]*)\]"), re.compile(r"\{(\w*)\}")
 
 
 def where(location: str) -> str:
     """ "the bowel" -> "in the bowel"; what says itself how it lies ("behind the heart") stays, as does ""."""
-    return location if not location or location.startswith(tuple(f"{each} " for each in INTO)) else f"in {location}"
+    return location if not location or INTO.match(location) else f"in {location}"
 
 
 def location_of(said: str) -> str:

@@ -98,7 +98,7 @@ class VQA:
             look(watch, seen, of)
             if labelled and labelled not in votes:
                 raise DataError(f"{labelled[:80]!r} is no class of this task.", f"Its classes are: {', '.join(task.names)}.")
-            digest = hashlib.sha256(np.ascontiguousarray(image.pixels)).hexdigest()
+            digest = hashlib.sha256(image.pixels.tobytes()).hexdigest()
             labels = [each for each in ([labelled] if labelled else task.names) if (digest, each) not in known]
             known |= {(digest, each) for each in labels}
             asked = [(label, slot) for label in labels for slot in slots]
