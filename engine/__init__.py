@@ -67,6 +67,7 @@ __all__ = [
     "Faithfulness",
     "Fetch",
     "Filled",
+    "Generator",
     "Heatmap",
     "Image",
     "ImageError",

@@ -44,6 +44,7 @@ from engine.faithful import (
 )
 from engine.features import check_files, features_of, views_of
 from engine.generators import GENERATORS, generator
+from engine.generators.base import Generator
 from engine.importing import checkpoint_methods, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
 from engine.locate import LOCATORS, load_locator, locate, with_and_without
