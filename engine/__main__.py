@@ -262,7 +262,7 @@ def _locate_coco(args: argparse.Namespace) -> int:
         rows.append(row)
         _images_done(len(rows), len(cases))
     found = engine.Pointing(tuple(rows), categories)
-    table = [{"locator": name, "metrics": {k: _as_json(i) for k, i in found.measures(name).items()}} for name in locators]
+    table = [{"locator": name, "metrics": {k: i.as_json() for k, i in found.measures(name).items()}} for name in locators]
     counted = {"images": len(cases), "groups": len({c.unit for c in cases}), "images_with_a_category": len(found.pairs)}
     about = {"model": locator.model, "device": locator.device, "categories": list(categories), **counted, "locators": table}
     if args.json:
@@ -329,13 +329,8 @@ def _epochs_done(epoch: int, epochs: int, loss: float) -> None:
 
 
 def _tasks(args: argparse.Namespace) -> list[engine.Task] | None:
-    """All tasks, with the words of --descriptions; None where there are no others than each task's own."""
+    """The tasks that --descriptions holds words of, with these; None where there are no others than each task's own."""
     return list(engine.tasks_with(args.descriptions).values()) if args.descriptions else None
-
-
-def _finite(number: float) -> float | None:
-    """JSON has no NaN: an AUROC of one class alone is null."""
-    return number if np.isfinite(number) else None
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -355,9 +350,6 @@ def run_evaluate(args: argparse.Namespace) -> int:
             found = engine.evaluate(examples, backbone, prompts, known_features[paths])
         else:
             found = engine.evaluate(examples, backbone, prompts, progress=_images_done)
-        metrics = {
-            k: {"value": _finite(i.value), "low": _finite(i.low), "high": _finite(i.high)} for k, i in found.metrics.items()
-        }
         rows.append(
             {
                 "prompt_set": prompts.name,
@@ -365,7 +357,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
                 "images": found.images,
                 "units": found.units,
                 "chance": found.chance,
-                "metrics": metrics,
+                "metrics": {k: i.as_json() for k, i in found.metrics.items()},
                 "labels": list(found.labels),
                 "confusion": found.confusion.tolist(),
             }
@@ -384,13 +376,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def run_prompts(args: argparse.Namespace) -> int:
     """Makes the sets that need no images and take a moment, for every task named (default: all), in the library."""
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
-    known = {task.id: task for task in _tasks(args) or engine.tasks().values()}
-    for task in args.tasks or list(known):
+    known = _tasks(args) or engine.tasks().values()
+    for task in [engine.task(name, args.descriptions) for name in args.tasks or ()] or known:
         for method in args.methods or engine.instant():
-            made = engine.method(method, task, "words-alone")
+            made = engine.method(method, task.id, "words-alone")
             if made.needs_images:
                 raise engine.DataError(f"The method {method!r} needs labelled images.", "Use `tune`.")
-            prompts = made.learn(backbone, known.get(task) or engine.task(task))
+            prompts = made.learn(backbone, task)
             print(prompts.save(args.out / prompts.name))
     return 0
 
@@ -431,9 +423,9 @@ def run_tune(args: argparse.Namespace) -> int:
         raise engine.DataError(f"The method {args.method!r} needs labelled images.", "Name them with --data.")
     if not needs_images and not args.task:
         raise engine.DataError(f"The method {args.method!r} learns from a task's descriptions.", "Name it with --task.")
-    task = engine.task(args.task) if args.task else None
-    if task and args.descriptions:
-        task = engine.tasks_with(args.descriptions)[task.id]
+    if args.descriptions and not args.task:
+        raise engine.DataError("Descriptions are of a task.", "Name it with --task.")
+    task = engine.task(args.task, args.descriptions) if args.task else None
     examples = engine.read_examples(args.data, task) if args.data else []
     task = task or engine.task_of(examples)
     if needs_images:
@@ -559,10 +551,6 @@ def run_faithful(args: argparse.Namespace) -> int:
     return 130 if stopped else 0
 
 
-def _as_json(i: engine.Interval) -> dict[str, float | None]:
-    return {"value": _finite(i.value), "low": _finite(i.low), "high": _finite(i.high)}
-
-
 def _faithful_row(
     found: engine.Faithfulness, sources: list[engine.Source], backbone: Backbone, args: argparse.Namespace, stopped: bool
 ) -> dict[str, Any]:
@@ -583,13 +571,13 @@ def _faithful_row(
         "maps": [
             {
                 "name": each.name,
-                "deletion": _as_json(each.deletion),
-                "insertion": _as_json(each.insertion),
-                "insertion_minus_deletion": _as_json(each.score),
-                "over_random": _as_json(each.over_random),
+                "deletion": each.deletion.as_json(),
+                "insertion": each.insertion.as_json(),
+                "insertion_minus_deletion": each.score.as_json(),
+                "over_random": each.over_random.as_json(),
                 "seconds": each.seconds,
-                "shift_correlation": _as_json(each.stability) if each.stability else None,
-                "randomised_correlation": {str(b): _as_json(i) for b, i in each.weights.items()},
+                "shift_correlation": each.stability.as_json() if each.stability else None,
+                "randomised_correlation": {str(b): i.as_json() for b, i in each.weights.items()},
             }
             for each in found.maps
         ],
@@ -681,10 +669,10 @@ def _export_bank(args: argparse.Namespace) -> int:
     if not args.format:
         raise engine.DataError("A bank is exported in a form.", f"Give --format {', '.join(engine.FORMATS)}.")
     name = args.prompts.removeprefix("bank:")
-    task = engine.tasks_with(args.descriptions)[engine.task(name).id] if args.descriptions else engine.task(name)
+    task = engine.task(name, args.descriptions)
     target = args.out or Path(f"{name}{engine.FORMATS[args.format].suffix}")
     images = args.images.read_text(encoding="utf-8", errors="replace").split("\n") if args.images else []
-    there = [target, *target.parent.glob(f"{target.stem}_top[1-9]{target.suffix}")]
+    there = [target, *(target.with_name(f"{target.stem}_top{rank}{target.suffix}") for rank in range(1, 10))]
     if any(each.exists() for each in there) and not args.force:
         raise engine.DataError(
             f"There is a file {str(target)!r} already, or one of its variants.", "Add --force to replace it."

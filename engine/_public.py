@@ -21,9 +21,9 @@ from engine.compare import as_rows as comparison_rows
 from engine.compare import care as comparison_care
 from engine.compare import in_words as comparison_words
 from engine.data import SAMPLERS, base_and_novel, check_examples, hold_out, of_classes, read_examples, straddling
-from engine.detection import Pointed, Pointing, baselines, few, point_at, read_coco
+from engine.detection import Pointing, baselines, few, point_at, read_coco
 from engine.errors import BackboneError, DataError, EngineError, ExplainError, ImageError, PromptSetError, Stopped
-from engine.evaluate import METRICS, Evaluation, evaluate, harmonic_means, in_points, paired_difference
+from engine.evaluate import METRICS, RISING, Evaluation, evaluate, harmonic_means, in_points, paired_difference
 from engine.exchange import FORMATS, export_bank, import_bank
 from engine.explain import EXPLANATIONS, explain, explanations_for
 from engine.exporting import export_onnx
@@ -48,7 +48,7 @@ from engine.generators.base import Generator
 from engine.importing import checkpoint_methods, import_checkpoint
 from engine.limits import Limits, LimitsError, read_limits
 from engine.locate import LOCATORS, load_locator, locate, with_and_without
-from engine.locate._tuning import Boxed, DetectorRecipe, load_detector, save_detector, tune_detector
+from engine.locate._tuning import DetectorRecipe, load_detector, save_detector, tune_detector
 from engine.locate.base import Locator, described
 from engine.methods import METHODS, carried, from_words, instant, method, prompt_set
 from engine.methods.attribute_prompts import prompts_of
@@ -79,8 +79,6 @@ from engine.tasks import (
     Task,
     bank_text,
     descriptions,
-    made_bank,
-    read_bank,
     task,
     tasks,
     tasks_with,
@@ -107,7 +105,7 @@ from engine.windows import PRESETS, by_hand, inverted
 from engine.windows import named as named_window
 from engine.windows import offered as offered_windows
 from engine.wording import check_sentences, check_words
-from engine.words import Effect, Proposal, Tried, edit_words, effect_of_words, propose_words
+from engine.words import Proposal, Tried, edit_words, effect_of_words, propose_words
 from engine.workspace import (
     Added,
     Case,

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 import engine
-from engine.types import Interval
 
 METHOD = "attribute-prompts"
 SHOWN = 10  # proposals that are printed
@@ -49,8 +48,7 @@ def add_words_verbs(whats: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     def cases(found: argparse.ArgumentParser) -> None:
         found.add_argument("--data", required=True, help="class folders or a CSV; a test split in it is left out")
-        metrics = [name for name in engine.METRICS if name != "ece"]
-        found.add_argument("--metric", choices=metrics, default="balanced_accuracy")
+        found.add_argument("--metric", choices=engine.RISING, default="balanced_accuracy")
         found.add_argument("--backbone", default="scope-mini", help="id or local-dir:FOLDER (default: scope-mini)")
         found.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
         found.add_argument("--precision", default="float32", help="float32, bfloat16, float16 or auto (default: float32)")
@@ -86,7 +84,7 @@ def add_words_verbs(whats: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run_show(args: argparse.Namespace) -> int:
-    task = _task(args)
+    task = engine.task(args.task, args.descriptions)
     if args.label is not None and args.label not in task.names:
         raise engine.DataError(f"{args.label!r} is no class of {task.id!r}.", f"Its classes are: {', '.join(task.names)}.")
     found, read = engine.descriptions(task), engine.prompts_of(task, _method(args).config)
@@ -108,9 +106,7 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_set(args: argparse.Namespace) -> int:
-    task = engine.tasks_with(args.bank)[args.task] if args.bank.is_file() else engine.task(args.task)
-    if args.bank.is_file() and task.bank is None:
-        raise engine.DataError(f"The bank {args.bank.name!r} is of another task than {args.task!r}.", "Name that task.")
+    task = engine.task(args.task, args.bank if args.bank.is_file() else None)
     changed, thoughts = engine.edit_words(task, args.label, args.slot, args.words.split(";" if ";" in args.words else ","))
     assert changed.bank is not None
     args.bank.write_text(engine.bank_text(changed.bank), encoding="utf-8")
@@ -123,13 +119,13 @@ def run_set(args: argparse.Namespace) -> int:
 
 
 def run_propose(args: argparse.Namespace) -> int:
-    task = _task(args)
+    task = engine.task(args.task, args.descriptions)
     examples, backbone, features = _cases(args, task)
     found = engine.propose_words(backbone, task, examples, features, args.metric, args.template, args.seed)
     rows = [_tried(each) for each in found.tried[:SHOWN]]
     if args.json:
         about = {k: getattr(found, k) for k in ("metric", "verdict", "folds", "same", "images", "units")}
-        about |= {"plain": _interval(found.plain), "chosen": found.chosen and _interval(found.chosen)}
+        about |= {"plain": found.plain.as_json(), "chosen": found.chosen and found.chosen.as_json()}
         return _told(
             {"notice": engine.NOTICE, **about, "words": found.in_words(), "candidates": len(found.tried), "results": rows}
         )
@@ -150,24 +146,16 @@ def run_propose(args: argparse.Namespace) -> int:
 
 
 def run_effect(args: argparse.Namespace) -> int:
-    before = _task(args)
-    after = engine.tasks_with(args.bank)[before.id]
-    if after.bank is None:
-        raise engine.DataError(f"The bank {args.bank.name!r} is of another task than {before.id!r}.", "Name that task.")
+    before, after = engine.task(args.task, args.descriptions), engine.task(args.task, args.bank)
     method = _method(args)
     examples, backbone, features = _cases(args, before)
     found = engine.effect_of_words(backbone, before, after, examples, features, method, args.metric)
     if args.json:
         row: dict[str, Any] = {k: getattr(found, k) for k in ("metric", "verdict", "images", "units")}
-        row |= {k: _interval(getattr(found, k)) for k in ("before", "after", "difference")}
+        row |= {k: getattr(found, k).as_json() for k in ("before", "after", "difference")}
         return _told({"notice": engine.NOTICE, "results": [row | {"words": found.in_words()}]})
     print(found.in_words())
     return 0
-
-
-def _task(args: argparse.Namespace) -> engine.Task:
-    known = engine.task(args.task)
-    return engine.tasks_with(args.descriptions)[known.id] if args.descriptions else known
 
 
 def _method(args: argparse.Namespace) -> Any:
@@ -196,12 +184,8 @@ def _images_done(done: int, total: int) -> None:
 
 
 def _tried(each: engine.Tried) -> dict[str, Any]:
-    difference = each.difference and _interval(each.difference)
+    difference = each.difference and each.difference.as_json()
     return {"options": asdict(each.config), "score": each.score, "difference": difference, "words": each.in_words()}
-
-
-def _interval(i: Interval) -> dict[str, float | None]:
-    return {k: float(v) if np.isfinite(v := getattr(i, k)) else None for k in ("value", "low", "high")}
 
 
 def _told(found: dict[str, Any]) -> int:

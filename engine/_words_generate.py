@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import engine
+from engine.data import unit
 from engine.types import Image
 
 FILLING = ("masked-lm", "vqa", "hybrid")  # those that write attributes
@@ -97,14 +98,15 @@ def _check_free(args: argparse.Namespace) -> None:
 
 
 def _drawn(data: str, task: engine.Task, most: int) -> list[engine.Example]:
-    """The first images of each class in turn, of the training split where there are splits; never of test or validation."""
+    """Images of each class in turn, of the training split where there are splits; never of test or validation. One of
+    each patient or group a class, so that what two images say is not read off one patient's pictures."""
     found = engine.read_examples(data, task)
     if any(e.split for e in found):
         found = [e for e in found if e.split == "train"]
     if not found or most < 1:
         raise engine.DataError(f"No image of a training split is at {data!r}.", "Give one, and --most 1 or more.")
     engine.check_files(found)
-    by_label = [[e for e in found if e.label == label] for label in task.names]
+    by_label = [list({unit(e): e for e in found if e.label == label}.values()) for label in task.names]
     longest = max(map(len, by_label))
     return [each[i] for i in range(longest) for each in by_label if i < len(each)][:most]
 
@@ -123,6 +125,9 @@ def _written(bank: engine.DescriptionBank, args: argparse.Namespace) -> int:
         )
         return 0
     print(args.out)
+    for label, slots in next((s["as_it_was"] for s in reversed(bank.provenance) if "as_it_was" in s), {}).items():
+        if slots:
+            print(f"note: no two images agreed on {', '.join(slots)} of {label!r}: as before.", file=sys.stderr)
     for label, each in bank.classes.items():
         for slot, words in each.attributes.items() if args.what == "fill" else ():
             print(f"  {label:28} {slot:9} {', '.join(words)}")

@@ -157,6 +157,7 @@ METRICS: dict[str, Callable[..., Result]] = {
     "sensitivity_at_90_specificity": sensitivity_at,
     "ece": ece,
 }
+RISING = tuple(name for name in METRICS if name != "ece")  # the higher, the better
 
 
 # --- intervals ------------------------------------------------------------------------------------------------------

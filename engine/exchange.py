@@ -19,6 +19,7 @@ from typing import Any
 
 from engine.errors import DataError
 from engine.tasks import ClassDescriptions, DescriptionBank, Task, made_bank
+from engine.templates import FAITHFUL, location_of, put_in
 
 LICENCE = "unknown: imported by the user"
 BANKS = ("BIOMEDCOOP_TEMPLATES", "BIOMEDDPT_TEMPLATES")
@@ -154,8 +155,8 @@ def _is_miu_vl(found: Any) -> bool:
 def _read_miu_vl(path: Path, task: Task, name: str | None) -> tuple[Found, str]:
     """Each class's distinct phrases, its words (the most frequent first within a file) and its names, as "query" names.
 
-    The i-th entry is the task's i-th class. Colour and shape are in newer files only; a location is what follows " in ". Image
-    paths are forgotten.
+    The i-th entry is the task's i-th class. Colour and shape are in newer files only; a location is what follows " in ", or
+    begins with another preposition. Image paths are forgotten.
     """
     phrases: dict[str, dict[str, None]] = {label: {} for label in task.names}
     ranked: dict[str, dict[str, list[str]]] = {label: {} for label in task.names}
@@ -219,7 +220,7 @@ def _entries(about: dict[str, Any], task: Task, name: str) -> list[dict[str, str
         bare = names[c].strip()
         for word in (colour, shape):  # older files hold them in the name
             bare = bare.removeprefix(word).strip() or bare
-        location = suffix[c].removeprefix(" in ").strip() if suffix[c].startswith(" in ") else ""
+        location = location_of(suffix[c].strip()) if suffix[c].startswith(" ") else ""
         query = held.get("cls", none)[c] or bare
         made.append({"phrase": text, "query": query, "colour": colour, "shape": shape, "location": location})
     return made
@@ -227,7 +228,7 @@ def _entries(about: dict[str, Any], task: Task, name: str) -> list[dict[str, str
 
 def _write_miu_vl(bank: DescriptionBank, task: Task, out: Path, images: Sequence[str]) -> list[Path]:
     """The file of rank j has word j of every slot at once; there are as many as the longest slot of any class has words, up to
-    RANKS, and a class that has no word j says less."""
+    RANKS, and a class that has no word j says less. Files of further ranks that were there are removed: they are of another bank."""
     classes = [bank.classes[label] for label in task.names]
     kinds = ("colour", "shape", "location")
     most = max(len(each.attributes.get(kind, ())) for each in classes for kind in kinds)
@@ -236,26 +237,21 @@ def _write_miu_vl(bank: DescriptionBank, task: Task, out: Path, images: Sequence
             f"The bank of {task.id!r} has no colour, shape or location of any class.", "Write or fill some slots."
         )
     keys = [each.removeprefix("./") for each in images] or [ALL_IMAGES]
+    names = [next(iter(about.synonyms.get("query", ())), label) for label, about in zip(task.names, classes, strict=True)]
     written = []
-    for rank in range(1, min(most, RANKS) + 1):
-        words = {
-            kind: [each[rank - 1] if len(each) >= rank else "" for each in (c.attributes.get(kind, ()) for c in classes)]
-            for kind in kinds
-        }
-        names = [
-            next(iter(about.synonyms.get("query", ())), label) for label, about in zip(task.names, classes, strict=True)
-        ]
-        prefix = [
-            (f"{colour} color, " if colour else "") + (f"{shape} shape " if shape else "")
-            for colour, shape in zip(words["colour"], words["shape"], strict=True)
-        ]
-        suffix = [f" in {each}" if each else "" for each in words["location"]]
+    for rank in range(1, RANKS + 1):
+        file = out.with_name(f"{out.stem}_top{rank}{out.suffix}")
+        if rank > most:
+            file.unlink(missing_ok=True)
+            continue
+        words = [{kind: "".join(about.attributes.get(kind, ())[rank - 1 : rank]) for kind in kinds} for about in classes]
+        prefix, suffix = ([put_in(part, each) for each in words] for part in FAITHFUL.split("{name}"))
         caption = ". ".join("".join(parts) for parts in zip(prefix, names, suffix, strict=True))
         entry = {"caption": caption, "prefix": prefix, "name": names, "suffix": suffix}
-        entry |= {"color": words["colour"], "shape": words["shape"], "cls": names}
-        written.append(out.with_name(f"{out.stem}_top{rank}{out.suffix}"))
+        entry |= {"color": [each["colour"] for each in words], "shape": [each["shape"] for each in words], "cls": names}
         text = json.dumps(dict.fromkeys(keys, entry), ensure_ascii=False, indent=1)
-        written[-1].write_text(text + "\n", encoding="utf-8")
+        file.write_text(text + "\n", encoding="utf-8")
+        written.append(file)
     return written
 
 

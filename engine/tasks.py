@@ -121,11 +121,17 @@ def tasks() -> dict[str, Task]:
     return made
 
 
-def task(name: str) -> Task:
-    """The task with this id. Raises DataError."""
+def task(name: str, place: str | Path | None = None) -> Task:
+    """The task with this id. place : a bank's file, or a folder of <task>.json, that must hold its words. Raises DataError."""
     if name not in tasks():
         raise DataError(f"There is no task called {name!r}.", f"Choose one of: {', '.join(tasks())}.")
-    return tasks()[name]
+    if not place:
+        return tasks()[name]
+    if name not in (found := tasks_with(place)):
+        raise DataError(
+            f"{Path(place).name!r} holds no description bank of the task {name!r}.", f"It holds: {', '.join(found)}."
+        )
+    return found[name]
 
 
 def descriptions(of: str | Task) -> DescriptionBank:
@@ -145,7 +151,7 @@ def descriptions(of: str | Task) -> DescriptionBank:
 
 
 def tasks_with(place: str | Path) -> dict[str, Task]:
-    """Every task by id, with the banks of a file or folder in place of their own. Raises DataError where there are none.
+    """The tasks, by id, of whose words a file or folder holds banks, each with its own there. Raises DataError where there are none.
 
     place : a bank's file, of the task that it names; or a folder of <task>.json
     """
@@ -156,7 +162,7 @@ def tasks_with(place: str | Path) -> dict[str, Task]:
         raise DataError(
             f"The folder {place.name!r} holds no description bank.", "Name a bank's file, or a folder of <task>.json."
         )
-    return tasks() | {name: replace(task(name), bank=bank) for name, bank in banks.items()}
+    return {name: replace(task(name), bank=bank) for name, bank in banks.items()}
 
 
 def bank_text(bank: DescriptionBank) -> str:
@@ -222,9 +228,9 @@ def with_bank(
     return replace(task, bank=made_bank(DescriptionBank(task.id, source, "", classes, provenance=steps)))
 
 
-def kind_of_image(task: Task) -> str:
+def kind_of_image(task: Task, noun: str = "image") -> str:
     """ "MRI image of the brain"; "medical image" where the task says no more."""
-    image = "medical image" if task.modality == "any" else f"{task.modality} image"
+    image = f"medical {noun}" if task.modality == "any" else f"{task.modality} {noun}"
     return image if task.organ == "any" else f"{image} of the {task.organ}"
 
 

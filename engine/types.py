@@ -245,6 +245,10 @@ class Interval:
     low: float
     high: float
 
+    def as_json(self) -> dict[str, float | None]:
+        """JSON has no NaN: an AUROC of one class alone is null."""
+        return {k: float(v) if np.isfinite(v) else None for k, v in vars(self).items()}
+
 
 @dataclass(frozen=True)
 class VisualPrompt:

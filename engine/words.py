@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from engine.backbones.base import Backbone
 from engine.data import unit
 from engine.errors import DataError, Stopped
-from engine.evaluate import METRICS, clearly, in_points, mean_with_interval, paired_difference
+from engine.evaluate import METRICS, RISING, clearly, in_points, mean_with_interval, paired_difference
 from engine.methods._descriptions import BATCH, sentence_features
 from engine.methods.attribute_prompts import OWN_NAME, AttributePrompts, prompts_of
 from engine.study import grouped_folds
@@ -210,8 +210,11 @@ def edit_words(task: Task, label: str, kind: str, words: Sequence[str]) -> tuple
 
 def _cases(task: Task, examples: Sequence[Example], features: np.ndarray, metric: str) -> tuple[np.ndarray, list[str]]:
     """(truth (N,) int, units). Raises DataError."""
-    if metric not in METRICS:
-        raise DataError(f"There is no metric called {metric!r}.", f"Choose one of: {', '.join(METRICS)}.")
+    if metric not in RISING:
+        what = (
+            f"The metric {metric!r} is better lower" if metric in METRICS else f"There is no metric called {metric[:40]!r}"
+        )
+        raise DataError(f"{what}.", f"Choose one of: {', '.join(RISING)}.")
     if not len(examples):
         raise DataError("There are no labelled images to try words on.", "Label some, or name data that hold some.")
     if features.shape[:1] != (len(examples),) or features.ndim != 2:

@@ -36,9 +36,10 @@ def columns(
     found["attributes"] = (task, ATTRIBUTE, {})
     found |= {f"attributes, {name} name": (task, ATTRIBUTE, {"name": name}) for name in engine.NAMES}
     found["attributes, paper's template"] = (task, ATTRIBUTE, {"faithful": True})
+    found["attributes, paper's template, lay name"] = (task, ATTRIBUTE, {"faithful": True, "name": "lay"})
     found["descriptions"] = (task, ENSEMBLE, {})
     for name, tasks in banks.items():
-        if tasks[task.id].bank is not None:
+        if task.id in tasks:
             found[f"attributes by {name}"] = (tasks[task.id], ATTRIBUTE, {})
     return found
 

@@ -87,6 +87,7 @@ ALLOWED = {
         "registry",
         "store",
         "tasks",
+        "templates",
         "training",
         "types",
     ],
@@ -142,6 +143,7 @@ ALLOWED = {
         "registry",
         "render",
         "tasks",
+        "templates",
         "types",
     ],
     "detection": ["errors", "evaluate", "faithful", "locate", "preprocess", "sandbox", "types"],
@@ -193,7 +195,8 @@ ALLOWED = {
     "report": ["compare", "evaluate", "results", "types"],
     "wording": ["backbones.base", "errors", "tasks"],
     "words": ["backbones.base", "data", "errors", "evaluate", "methods", "study", "tasks", "types", "wording"],
-    "exchange": ["errors", "tasks"],
+    "templates": ["errors", "tasks"],
+    "exchange": ["errors", "tasks", "templates"],
     "generators": [
         "generators",
         "backbones._hub",
@@ -255,7 +258,7 @@ NO_TORCH += [
     "light",
     "archive",
 ]
-NO_TORCH += ["processor", "exchange"]
+NO_TORCH += ["processor", "exchange", "templates"]
 
 
 def imports(path: Path) -> list[str]:

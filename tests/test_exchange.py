@@ -258,6 +258,7 @@ def test_shipped_banks_pass_through_every_form(tmp_path, task):
         for label, each in bank.classes.items():
             if form == "miu-vl":
                 held = {k: v[:3] for k, v in each.attributes.items() if k != "texture"}
+                held["location"] = tuple(w.replace("in the central field", "the central field") for w in held["location"])
                 assert again.classes[label].attributes == held
             else:
                 assert again.classes[label].sentences == tuple(map(on_one_line, each.sentences))
@@ -270,6 +271,27 @@ def test_older_files_of_miu_vl_give_the_location_and_the_bare_name(tmp_path):
     about = import_bank(tmp_path / "x.json", TWO).classes["benign tumor"]
     assert about.synonyms == {"query": ("bump",)} and about.attributes["location"] == ("rectum",)
     assert about.attributes["colour"] == ("white",) and about.attributes["shape"] == ("round",)
+
+
+def test_a_location_that_says_how_it_lies_gets_no_second_in(tmp_path):
+    places = ("within the glandular tissue", "in front of the chest wall", "the rectum")
+    classes = {label: ClassDescriptions({}, {"location": places}, (), ()) for label in TWO.names}
+    files = export_bank(made_bank(DescriptionBank("busi", "", "", classes)), TWO, "miu-vl", tmp_path / "x.json")
+    suffixes = [json.loads(file.read_text())["all images"]["suffix"][0] for file in files]
+    assert suffixes == [" within the glandular tissue", " in front of the chest wall", " in the rectum"]
+    assert import_bank(files[0], TWO).classes["normal scan"].attributes["location"] == places
+
+
+def test_files_of_ranks_that_a_new_bank_does_not_have_are_removed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "bank:busi", "--format", "miu-vl", "--out", "b[1].json"]) == 0
+    assert len(list(tmp_path.iterdir())) == 3
+    one = {label: ClassDescriptions({}, {"colour": ("red",)}, (), ()) for label in engine.task("busi").names}
+    (tmp_path / "one.json").write_text(bank_text(DescriptionBank("busi", "", "", one)))
+    again = ["export", "bank:busi", "--format", "miu-vl", "--out", "b[1].json", "--descriptions", "one.json"]
+    assert main(again) == 2 and len(list(tmp_path.iterdir())) == 4
+    assert main([*again, "--force"]) == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["b[1]_top1.json", "one.json"]
 
 
 def test_a_bank_without_what_a_form_holds_is_not_exported(tmp_path):

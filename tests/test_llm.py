@@ -14,6 +14,7 @@ import engine
 from engine.__main__ import main
 from engine.generators import llm
 from engine.generators.llm import LLM, Endpoint, Journal, checked, public_host, split_sentences
+from engine.tasks import read_bank
 
 BUSI = engine.task("busi")
 SECRET = "sk-test-4f9a77"
@@ -122,7 +123,7 @@ def test_only_words_of_the_task_leave_and_the_key_only_in_its_header(stub, tmp_p
     assert SECRET not in engine.bank_text(bank) and SECRET not in (tmp_path / "j").read_text()
     assert "127.0.0.1" not in engine.bank_text(bank)
     step = bank.provenance[-1]
-    assert step["by"] == "llm" and step["endpoint"] == "a local server" and step["answers"] == 48 and step["kept"] == 48
+    assert step["by"] == "llm" and step["endpoint"] == "not told" and step["answers"] == 48 and step["kept"] == 48
     assert bank.classes["benign tumor"].sentences[0] == "The lesion number 1 has a smooth border in the tissue."
     old = engine.descriptions(BUSI).classes["benign tumor"]
     assert (
@@ -223,15 +224,17 @@ def test_an_endpoint_that_is_not_safe_is_refused(endpoint, sentence):
     assert Endpoint(LLM.Config(endpoint="http://10.0.0.4/v1", model="m", insecure=True)).host == "10.0.0.4"
 
 
-def test_only_a_public_host_is_told():
-    told = {
-        "https://api.openai.com/v1": "api.openai.com",
-        "https://8.8.8.8/v1": "8.8.8.8",
-        "https://192.168.1.5/v1": "a local server",
-        "https://vllm.clinic.internal/v1": "a local server",
-        "https://radiology/v1": "a local server",
-        "http://[::1]:8000/v1": "a local server",
-    }
+def test_only_a_known_providers_host_is_told():
+    told = {"https://api.openai.com/v1": "api.openai.com", "https://API.mistral.ai/v1": "api.mistral.ai"}
+    others = (
+        "llm.charite.de",
+        "charite.openai.azure.com",
+        "api.openai.com.charite.de",
+        "8.8.8.8",
+        "radiology",
+        "[::1]:8000",
+    )
+    told |= {f"https://{each}/v1": "not told" for each in others}
     assert {each: public_host(each) for each in told} == told
 
 
@@ -301,6 +304,42 @@ def test_a_journal_of_something_else_is_refused_and_left_alone(text, tmp_path):
     assert (tmp_path / "j").read_text() == text + "\n"
 
 
+@pytest.mark.parametrize("text", ['{"key": "patients", "answer": "mine"}', "one line of a stranger", '{"key": "ab'])
+def test_a_strangers_line_without_an_end_is_left_as_it_is(text, tmp_path):
+    (tmp_path / "j").write_text(text)
+    with pytest.raises(engine.DataError, match="Line 1 of the journal 'j' is no answer"):
+        Journal(str(tmp_path / "j"))
+    assert (tmp_path / "j").read_text() == text
+
+
+def test_a_journals_own_first_line_that_was_torn_is_left_out(tmp_path):
+    journal = Journal(str(tmp_path / "j"))
+    journal.add("0123456789abcdef" * 4, "Yes.")
+    whole = (tmp_path / "j").read_bytes()
+    (tmp_path / "j").write_bytes(whole[:90])
+    assert Journal(str(tmp_path / "j")).kept == {} and (tmp_path / "j").read_bytes() == b""
+
+
+def test_a_folder_as_a_journal_and_one_in_no_folder_are_said(tmp_path):
+    for place in (tmp_path, tmp_path / "none" / "j"):
+        with pytest.raises(engine.DataError, match=r"is no file, or has no folder\. Choose another"):
+            Journal(str(place))
+
+
+def test_no_proxy_of_the_environment_hears_what_goes_over_http(stub, monkeypatch):
+    proxy = Stub()
+    threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy.address.removesuffix("/v1"))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with Endpoint(made(stub).config) as endpoint:
+        endpoint.ask("What?", None)
+    proxy.shutdown()
+    proxy.server_close()
+    assert proxy.heard == [] and len(stub.heard) == 1
+
+
 def test_the_command_line_writes_a_bank_that_can_be_read(stub, tmp_path, capsys):
     out = tmp_path / "busi.json"
     words = [
@@ -318,7 +357,7 @@ def test_the_command_line_writes_a_bank_that_can_be_read(stub, tmp_path, capsys)
         "answers=1",
     ]
     assert main(words) == 0 and "benign tumor" in capsys.readouterr().out
-    bank = engine.read_bank(out, BUSI)
+    bank = read_bank(out, BUSI)
     assert bank.provenance[-1]["length"] == "text tower of scope-mini" and len(bank.classes["normal scan"].sentences) == 8
     assert (tmp_path / "busi.answers.jsonl").is_file()
     assert main(words) == 2 and "There is a file 'busi.json' already" in capsys.readouterr().err

@@ -16,7 +16,9 @@ import transformers
 
 import engine
 from engine.generators import _pretrained
-from engine.generators.masked_lm import SENTENCES, Filler, ranked_prompts, vocabulary
+from engine.generators.masked_lm import SENTENCES, Filler, vocabulary
+from engine.methods.attribute_prompts import AttributePrompts, prompts_of
+from engine.tasks import read_bank
 
 BUSI = engine.task("busi")
 DARK = SENTENCES["colour"].replace("{c}", "benign tumor")
@@ -132,9 +134,9 @@ def test_faithful_puts_the_word_of_rank_j_into_prompt_j(learned, filler):
     attributes = bank.classes["malignant tumor"].attributes
     assert {slot: list(attributes[slot]) for slot in raw} == raw
     assert attributes["texture"] == engine.descriptions(BUSI).classes["malignant tumor"].attributes["texture"]
-    prompts = ranked_prompts(BUSI, bank)
-    assert [each["malignant tumor"] for each in prompts] == [
-        f"{raw['colour'][j]} color, {raw['shape'][j]} shape breast cancer in {raw['location'][j]}" for j in range(3)
+    configs = [AttributePrompts.Config(name="lay", faithful=True, rank=j) for j in (1, 2, 3)]
+    assert [prompts_of(replace(BUSI, bank=bank), each)["malignant tumor"] for each in configs] == [
+        (f"{raw['colour'][j]} color, {raw['shape'][j]} shape breast cancer in {raw['location'][j]}",) for j in range(3)
     ]
 
 
@@ -224,7 +226,7 @@ def test_the_command_line_fills_a_bank(learned, tmp_path, capsys):
     out = tmp_path / "busi.json"
     words = ["words", "fill", "busi", "--with", "masked-lm", "--model", str(learned[0]), "--out", str(out)]
     assert main(words) == 0 and "colour" in capsys.readouterr().out
-    assert engine.read_bank(out, BUSI).provenance[-1]["by"] == "masked-lm"
+    assert read_bank(out, BUSI).provenance[-1]["by"] == "masked-lm"
     assert main(words) == 2 and "already" in capsys.readouterr().err
     assert main([*words, "--images", "somewhere", "--force"]) == 2 and "looks at no images" in capsys.readouterr().err
     assert main(["list"]) == 0 and "masked-lm, vqa, hybrid, llm" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from engine import words
 from engine.__main__ import main
 from engine.errors import BackboneError, DataError, PromptSetError, Stopped
 from engine.evaluate import balanced_accuracy
-from engine.methods.attribute_prompts import FAITHFUL, AttributePrompts, filled, prompts_of
+from engine.methods.attribute_prompts import AttributePrompts, prompts_of
 from engine.tasks import (
     ClassDescriptions,
     DescriptionBank,
@@ -26,6 +27,7 @@ from engine.tasks import (
     read_bank,
     tasks_with,
 )
+from engine.templates import FAITHFUL, filled
 from engine.words import candidates, edit_words, effect_of_words, propose_words
 
 Config = AttributePrompts.Config
@@ -273,6 +275,8 @@ def test_test_cases_other_labels_and_a_stop_are_refused(mini):
         propose_words(mini, ALIKE, examples, np.zeros((3, 256), np.float32))
     with pytest.raises(DataError, match="no metric called 'dice'"):
         propose_words(mini, ALIKE, examples, features, "dice")
+    with pytest.raises(DataError, match=r"The metric 'ece' is better lower\. Choose one of: accuracy, "):
+        propose_words(mini, ALIKE, examples, features, "ece")
     with pytest.raises(DataError, match="no labelled images"):
         propose_words(mini, ALIKE, [], features[:0])
     with pytest.raises(Stopped):
@@ -389,7 +393,7 @@ def test_words_are_shown_and_set_on_the_command_line(capsys, tmp_path):
     code, _, err = run(capsys, "words", "show", "busi", "--class", "cyst")
     assert code == 2 and err.startswith("error: 'cyst' is no class of 'busi'.") and err.count("\n") == 1
     code, _, err = run(capsys, "words", "set", "btmri", "--bank", file, "--class", "x", "--slot", "colour", "--words", "a")
-    assert code == 2 and "is of another task than 'btmri'" in err
+    assert code == 2 and "'busi.json' holds no description bank of the task 'btmri'. It holds: busi." in err
 
 
 def test_words_are_proposed_and_compared_without_the_test_split(capsys, folder):
@@ -431,14 +435,56 @@ def test_sets_are_made_of_another_bank_where_one_is_named(capsys, folder, mini, 
     saved = engine.PromptSet.load(tmp_path / "sets" / "busi-attribute-prompts-scope-mini")
     assert saved.card["descriptions"]["sha256"] == of.bank.sha256
     code, _, err = run(capsys, *asked[:3], "--prompts", "busi-coop-scope-mini", "--descriptions", file)
-    assert code == 2 and "is not made from descriptions on the spot" in err
+    assert code == 2 and "is not made on the spot" in err
     with pytest.raises(
-        PromptSetError, match="Name TASK-METHOD with one of: zero-shot, description-ensemble, attribute-prompts"
+        PromptSetError, match="Name TASK-METHOD of: busi; zero-shot, description-ensemble, attribute-prompts"
     ):
         engine.prompt_set("busi-coop", mini, [of])
     (folder / "empty").mkdir()
     code, _, err = run(capsys, *asked, "--descriptions", str(folder / "empty"))
     assert code == 2 and "The folder 'empty' holds no description bank" in err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("predict", "x.png", "--prompts", "retina-attribute-prompts"),
+        ("evaluate", "--data", "DATA", "--prompts", "retina-attribute-prompts"),
+        ("evaluate", "--data", "DATA", "--prompts", "retina"),
+        ("prompts", "--tasks", "retina", "--out", "out"),
+        ("tune", "--method", "attribute-prompts", "--task", "retina", "--out", "out"),
+        ("export", "bank:retina", "--format", "medpromptclip", "--out", "x.json"),
+        ("words", "show", "retina"),
+        ("words", "propose", "retina", "--data", "DATA"),
+        ("words", "effect", "retina", "--data", "DATA", "--bank", "BANK"),
+    ],
+    ids=lambda given: "-".join(given[:2]),
+)
+def test_descriptions_of_another_task_are_refused_and_not_passed_over(capsys, tmp_path, monkeypatch, given):
+    """The shipped words would be measured in place of the user's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text(bank_text(engine.descriptions("busi")), encoding="utf-8")
+    (tmp_path / "retina.json").write_text(bank_text(engine.descriptions("retina")), encoding="utf-8")
+    asked = [{"DATA": str(tmp_path), "BANK": "retina.json"}.get(each, each) for each in given]
+    code, out, err = run(capsys, *asked, "--descriptions", "mine.json")
+    assert code == 2 and not out and err.count("\n") == 1
+    assert "from these descriptions. Name TASK-METHOD of: busi;" in err or "no description bank of the task 'retina'" in err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.json", "retina.json"]
+
+
+def test_a_location_that_says_how_it_lies_gets_no_second_in():
+    about = replace(POLYP, attributes={"location": ("within the bowel", "behind the colon", "the rectum")})
+    task = replace(TASK, bank=bank(polyp=about, clear=CLEAR))
+    read = [prompts_of(task, Config(faithful=True, rank=j))["polyp"] for j in (1, 2, 3)]
+    assert read == [("polyp within the bowel",), ("polyp behind the colon",), ("polyp in the rectum",)]
+    assert prompts_of(task, Config(template="{name}[ {where}]", ranks=1))["clear"] == ("clear",)
+    for of in engine.tasks().values():
+        prompts = [
+            each for j in range(1, 6) for rows in prompts_of(of, Config(faithful=True, rank=j)).values() for each in rows
+        ]
+        assert not re.search(
+            r"\bin (in|within|behind|between|around|along|beside|inside|below|across|over) ", " ".join(prompts)
+        )
 
 
 # --- the table ----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ class Generator(Protocol):
     config: Any
 
     def fill(self, task: Task, images: Iterable[tuple[Image, str]] = (), watch: Watch | None = None) -> DescriptionBank:
-        """A new bank of the task. images : with their labels, "" where it is not known; of a training split, never of the test's.
+        """A new bank of the task. images : with their labels, "" where it is not known; of a training split, never of the test's;
+        best one a patient, since what a single image says is left out.
 
         watch : `progress` is called with (done, of, 0.0); `stop` ends it with Stopped.
         Raises DataError, BackboneError, Stopped.

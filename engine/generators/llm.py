@@ -33,7 +33,7 @@ import httpx
 from engine.backbones.base import Backbone
 from engine.errors import DataError, Stopped
 from engine.generators.base import SOURCE, look, with_step, written
-from engine.tasks import DescriptionBank, Label, Task
+from engine.tasks import DescriptionBank, Label, Task, kind_of_image
 from engine.training import Watch
 from engine.types import Image
 from engine.wording import LONGEST, fits, names_another
@@ -52,10 +52,22 @@ EIGHT = (
     "In one sentence, say how {c} in {image} changes over time and what that means for the prognosis.",
 )
 MANY = ("Write {n} different one-sentence descriptions of {c} as it is seen in {image}, each on a line of its own.",)
+PUBLIC = (
+    "api.openai.com",
+    "api.anthropic.com",
+    "api.cohere.ai",
+    "api.deepseek.com",
+    "api.groq.com",
+    "api.mistral.ai",
+    "api.together.xyz",
+    "generativelanguage.googleapis.com",
+    "openrouter.ai",
+)
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 TRIES = 6
 CAP_S, PATIENCE_S = 60.0, 600.0  # the longest pause of our own; the longest that an endpoint may ask for
 LARGEST = 1 << 20  # bytes of an answer
+TORN = re.compile(rb'\{"key": "[0-9a-f]{64}", "answer": "')  # how a line of a journal begins
 JOURNAL_LARGEST = 64 << 20  # bytes of a journal
 REFUSAL = re.compile(
     r"\bas an ai\b|language model|\bi(?:'m| am) (?:sorry|unable|not able)|\bi can(?:'t|not|’t)\b|consult (?:a|your) |medical advice",
@@ -144,7 +156,7 @@ class LLM:
         c, asked = self.config, []
         for label in task.names:
             kinds, times = (EIGHT, c.answers) if c.questions == "medpromptclip" else (MANY, 1)
-            texts = [kind.format(c=label, image=kind_of_image(task), n=c.sentences) for kind in kinds]
+            texts = [kind.format(c=label, image=kind_of_image(task, "images"), n=c.sentences) for kind in kinds]
             asked += [(label, i, text) for text in texts for i in range(times)]
         return asked
 
@@ -189,11 +201,6 @@ class LLM:
             "length": f"text tower of {self.backbone.id}" if self.backbone else f"{LONGEST} characters",
         }
         return with_step(replace(old, classes=classes, source=SOURCE, licence=""), step)
-
-
-def kind_of_image(task: Task) -> str:
-    kind = "medical images" if task.modality == "any" else f"{task.modality} images"
-    return kind if task.organ == "any" else f"{kind} of the {task.organ}"
 
 
 # --- what is kept of an answer ------------------------------------------------------------------------------------------
@@ -264,13 +271,19 @@ class Journal:
     def __init__(self, file: str):
         self.kept: dict[str, str] = {}
         self.path = Path(file) if file else None
-        if self.path is None or not self.path.exists():
+        if self.path is None:
+            return
+        if not self.path.is_file():
+            if self.path.exists() or not self.path.absolute().parent.is_dir():
+                raise DataError(f"The journal {self.path.name!r} is no file, or has no folder.", "Choose another file.")
             return
         if self.path.stat().st_size > JOURNAL_LARGEST:
             raise DataError(
                 f"The journal {self.path.name!r} is larger than {JOURNAL_LARGEST >> 20} MB.", "Choose another file."
             )
         *lines, last = self.path.read_bytes().split(b"\n")
+        if last and not lines and not TORN.match(last):
+            raise self._refused(1)
         for i, line in enumerate(lines, 1):
             try:
                 found = json.loads(line)
@@ -278,13 +291,16 @@ class Journal:
                 if not (isinstance(key, str) and isinstance(answer, str)):
                     raise TypeError
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise DataError(
-                    f"Line {i} of the journal {self.path.name!r} is no answer.", "Choose another file."
-                ) from error
+                raise self._refused(i) from error
             self.kept[key] = answer
         if last:
             with self.path.open("r+b") as torn:
                 torn.truncate(self.path.stat().st_size - len(last))
+
+    def _refused(self, line: int) -> DataError:
+        """It may be a stranger's file, which stays as it is."""
+        assert self.path is not None
+        return DataError(f"Line {line} of the journal {self.path.name!r} is no answer.", "Choose another file.")
 
     def add(self, key: str, answer: str) -> None:
         self.kept[key] = answer
@@ -321,13 +337,9 @@ def _is_local(host: str) -> bool:
 
 
 def public_host(endpoint: str) -> str:
-    """The host where it is a public one; a hospital's own is not told."""
+    """The host where it is one of PUBLIC: any other's name may be a hospital's, and is not told."""
     host = _address(endpoint).host
-    try:
-        return host if ipaddress.ip_address(host).is_global else "a local server"
-    except ValueError:
-        private = "." not in host or host.endswith((".local", ".lan", ".internal", ".intranet", ".home.arpa", ".localhost"))
-        return "a local server" if private else host
+    return host if host in PUBLIC else "not told"
 
 
 class _Refused(Exception):
@@ -356,7 +368,10 @@ class Endpoint:
 
     def __enter__(self) -> Endpoint:
         headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        self._client = httpx.Client(timeout=self.config.timeout_s, follow_redirects=False, headers=headers)
+        through = self.url.startswith("https:")  # a proxy of the environment; over http it would read the key and the words
+        self._client = httpx.Client(
+            timeout=self.config.timeout_s, follow_redirects=False, headers=headers, trust_env=through
+        )
         return self
 
     def __exit__(self, *_: object) -> None:

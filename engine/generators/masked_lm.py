@@ -1,13 +1,13 @@
 """Words by a masked language model: a sentence about the class with one gap, which the model fills.
 
 Source: MIU-VL (arXiv:2209.15517), its generator `lama`: one sentence a class and slot, the k likeliest words of the mask's logits.
-`faithful` is that: the whole vocabulary, raw pieces included, rank j of every slot fills prompt j (`ranked_prompts`). The default
-takes words of a closed list a slot (assets/words), because raw ranks hold words such as "right" as a location.
+`faithful` is that: the whole vocabulary, raw pieces included; rank j of every slot fills prompt j (attribute prompts with `faithful` and
+`rank`). The default takes words of a closed list a slot (assets/words), because raw ranks hold words such as "right" as a location.
 
-A word of several pieces stands at as many masks and is filled from the left: log p = the sum over its pieces of log p(piece |
-the pieces before it, masks from there on), the pseudo-log-likelihood within a word from left to right (arXiv:2305.10588), which for a
-word of one piece is the paper's own number. Scoring a piece while the later ones are seen would favour rare words, whose pieces give
-one another away. A list's scores go through log-softmax, so that the slots of classes compare. Longer phrases still score lower.
+An entry of several pieces, be it a word or a phrase of several words, stands at as many masks and is filled from the left: log p = the
+sum over its pieces of log p(piece | the pieces before it, masks from there on). Within a word that is the pseudo-log-likelihood of
+arXiv:2305.10588 (within_word_l2r); within the phrase, whose later words are masked as well, it is our extension; for one piece it is the
+paper's own number. Scoring a piece while the later ones are seen would favour rare words, whose pieces give one another away. A list's scores go through log-softmax, so that the slots of classes compare. Longer phrases still score lower.
 Left out: several gaps in one sentence; a correction for how frequent a word is without the class.
 """
 
@@ -41,7 +41,6 @@ SENTENCES = {
     "texture": "The typical texture of {c} is {mask}.",
 }
 PAPER = ("colour", "shape", "location")  # which it fills
-CAPTION = "{colour} color, {shape} shape {c} in {location}"
 MOST, LONGEST = 1000, 60  # words of a list; characters of a word
 LARGEST = 1 << 20  # bytes of a file of words
 BATCH = 32
@@ -107,16 +106,6 @@ class MaskedLM:
             "faithful": config.faithful,
         }
         return with_attributes(bank, found, step)
-
-
-def ranked_prompts(task: Task, bank: DescriptionBank, name: str = "lay") -> list[dict[str, str]]:
-    """The paper's alternative prompts, by label: prompt j has the word of rank j of every slot. As many as every slot has words."""
-    ranks = min(len(bank.classes[label].attributes.get(slot, ())) for label in task.names for slot in PAPER)
-    prompts = []
-    for j in range(ranks):
-        words = {label: {slot: bank.classes[label].attributes[slot][j] for slot in PAPER} for label in task.names}
-        prompts.append({label: CAPTION.format(c=name_of(bank, label, name), **each) for label, each in words.items()})
-    return prompts
 
 
 def vocabulary(task: Task, file: str = "") -> tuple[dict[str, tuple[str, ...]], str]:

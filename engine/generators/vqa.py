@@ -5,14 +5,16 @@ as it is (beam search of 10, no run of three tokens twice). Its model is OFA, wh
 taken in its place, or any other that transformers knows to answer questions (`_read`: BLIP and BLIP-2 write an answer, ViLT chooses
 one of its list, image-text-to-text models are asked in a chat).
 
-For a bank, many images vote: the most frequent answers of a slot, the first seen first where two are as frequent. Each image is asked
-about the class that it is labelled with, an image without a label about every class. For one image alone (`for_image`) the question is
+For a bank, many images vote: the most frequent answers of a slot, the first seen first where two are as frequent. What only one image
+said is left out, since it may have been read off that picture (a burned-in name); the same pixels again are the same image. Each image
+is asked about the class that it is labelled with, an image without a label about every class. For one image alone (`for_image`) the question is
 about "the finding", and every class gets the same words: classes stay comparable.
 Left out: answers are not restricted to a list, as in the paper; "yes", "no" and answers that are no words are dropped and counted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -45,6 +47,7 @@ NO_ANSWER = ("yes", "no", "unknown", "none", "n/a")
 LONGEST = 60  # characters of an answer
 CHAT = "Answer with one or two words: "  # before the question, for models that would write a paragraph
 TOKENS = 10  # of an answer
+AGREEING = 2  # images that must give an answer
 
 
 class VQA:
@@ -86,15 +89,18 @@ class VQA:
     def fill_slots(
         self, task: Task, images: Iterable[tuple[Image, str]], slots: Sequence[str], watch: Watch | None = None
     ) -> DescriptionBank:
-        """As fill, of some slots."""
+        """As fill, of some slots. A slot of which no answer came twice stays as it was (`as_it_was` in the provenance)."""
         bank = written(task)
         votes = {label: {slot: Counter[str]() for slot in slots} for label in task.names}
+        known = set[tuple[str, str]]()
         seen, dropped, of = 0, 0, len(images) if isinstance(images, Sequence) else 0
         for image, labelled in images:
             look(watch, seen, of)
             if labelled and labelled not in votes:
                 raise DataError(f"{labelled[:80]!r} is no class of this task.", f"Its classes are: {', '.join(task.names)}.")
-            labels = [labelled] if labelled else list(task.names)
+            digest = hashlib.sha256(image.pixels.tobytes()).hexdigest()
+            labels = [each for each in ([labelled] if labelled else task.names) if (digest, each) not in known]
+            known |= {(digest, each) for each in labels}
             asked = [(label, slot) for label in labels for slot in slots]
             questions = [QUESTIONS[slot].format(c=name_of(bank, label, self.config.name)) for label, slot in asked]
             for (label, slot), answer in zip(asked, map(_word, self.model.answers(image, questions)), strict=True):
@@ -103,17 +109,22 @@ class VQA:
             seen += 1
         if not seen:
             raise DataError("There is no image to ask about.", "Give some of a training split.")
-        found: Words = {
+        counts = {
             label: {
-                slot: tuple(word for word, _ in heard.most_common(self.config.top)) for slot, heard in each.items() if heard
+                slot: {word: count for word, count in heard.most_common(self.config.top) if count >= AGREEING}
+                for slot, heard in each.items()
             }
             for label, each in votes.items()
         }
-        counts = {
-            label: {slot: {word: votes[label][slot][word] for word in words} for slot, words in each.items()}
-            for label, each in found.items()
-        }  # of what is kept: a rare answer may have been read off one patient's picture
-        step = {"name": self.config.name, "images": seen, "answers": counts, "dropped": dropped}
+        found: Words = {label: {slot: tuple(kept) for slot, kept in each.items() if kept} for label, each in counts.items()}
+        step = {
+            "name": self.config.name,
+            "images": len({digest for digest, _ in known}),
+            "agreeing": AGREEING,
+            "answers": counts,
+            "as_it_was": {label: [slot for slot in slots if slot not in each] for label, each in found.items()},
+            "dropped": dropped,
+        }
         return with_attributes(bank, found, self._step(slots) | step)
 
     def answers_of(self, image: Image, slots: Sequence[str] = PAPER) -> dict[str, tuple[str, ...]]:

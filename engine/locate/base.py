@@ -18,6 +18,7 @@ from scipy import ndimage
 from torchvision.ops import nms
 
 from engine.tasks import SLOTS, DescriptionBank
+from engine.templates import where
 from engine.types import Box, Heatmap, Image, Located, Phrase
 
 LONGEST = 512  # cells of a heat's longer side at most: what can be seen, at a bounded cost
@@ -25,7 +26,6 @@ SHARE = 0.5  # of the way from the lowest heat to the highest: half of a peak's 
 FOUND = 0.5  # heat above this is nearer to the phrase than to what it is held against
 SMALLEST = 4e-4  # of the image's area: less is a speck, not a region (about 20 x 20 pixels of 1000 x 1000)
 OVERLAP = 0.6  # intersection over union above which the lower box goes, GLIP's
-INTO = ("in ", "at ", "on ", "within ", "behind ", "near ", "under ", "along ", "around ", "between ", "beneath ", "above ")
 
 
 @runtime_checkable
@@ -103,8 +103,6 @@ def described(bank: DescriptionBank, label: str, kind: str = "", slots: Sequence
     each = bank.classes[label]
     words = {slot: each.attributes[slot][0] for slot in slots if each.attributes.get(slot)}
     name = (each.synonyms.get(kind) or (label,))[0]
-    where = words.pop("location", "")
-    if where:
-        where = f" {where}" if where.startswith(INTO) else f" in {where}"
+    place = where(words.pop("location", ""))
     before = [words[slot] for slot in SLOTS if slot in words]
-    return Phrase(name, "".join(f"{word}, " for word in before), where)
+    return Phrase(name, "".join(f"{word}, " for word in before), f" {place}" if place else "")

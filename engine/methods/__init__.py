@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from typing import Any
@@ -54,15 +54,15 @@ def from_words(name: str, backbone: Backbone, of: Iterable[Task] | None = None) 
     return None
 
 
-def prompt_set(name: str, backbone: Backbone, of: Iterable[Task] | None = None) -> PromptSet:
+def prompt_set(name: str, backbone: Backbone, of: Sequence[Task] | None = None) -> PromptSet:
     """A prompt set by name or folder, or one `from_words`; for an image tower alone the library's, which was made so by its
-    source. of : tasks with the words to make it from, and then no stored set is taken. Raises PromptSetError."""
+    source. of : the tasks whose words it may be made from, and then nothing else is taken. Raises PromptSetError."""
     if of is not None:
         made = None if isinstance(backbone, WithoutTorch) else from_words(name, backbone, of)
         if made is None:
             raise PromptSetError(
-                f"The prompt set {name!r} is not made from descriptions on the spot with {backbone.id!r}.",
-                f"Name TASK-METHOD with one of: {', '.join(instant())}.",
+                f"The prompt set {name!r} is not made on the spot with {backbone.id!r} from these descriptions.",
+                f"Name TASK-METHOD of: {', '.join(each.id for each in of)}; {', '.join(instant())}.",
             )
         return made
     if isinstance(backbone, WithoutTorch):

@@ -2,13 +2,12 @@
 
 Qin et al., arXiv:2209.15517 (MIU-VL). Variant j takes word j of every slot at once, as their generator does; theirs are prompt
 sets of their own, here the first `ranks` variants are an ensemble: the mean of unit features, brought to unit length again.
-A part of a template in [ ] vanishes where a place in it has no word; a class without any words is its name alone.
+A class without any words is its name alone.
 Left out: words of one image (a class here is one point for all images), GLIP's score over the tokens of the name.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,14 +21,12 @@ from engine.methods._descriptions import description_card, sentence_features
 from engine.methods.base import Configured, LabelledFeatures, linear_prompt_set
 from engine.prompts import PromptSet
 from engine.tasks import NAMES, SLOTS, Task, descriptions, kind_of_image
+from engine.templates import FAITHFUL, check_template, filled
 from engine.training import Watch
 
 TEMPLATE = "{image} showing {name}[: {slots}]."
-FAITHFUL = "[{colour} color, ][{shape} shape ]{name}[ in {location}]"  # make_autopromptsv2.py at 80adbdb, the caption
-PLACES = ("name", "image", "modality", "organ", "slots", *SLOTS)  # {slots} : the words of all slots in their order
 OWN_NAME = "class"
 MOST = 50  # variants: as many words as a slot takes
-_PART, _PLACE = re.compile(r"\[([^\[\]]*)\]"), re.compile(r"\{(\w*)\}")
 
 
 class AttributePrompts(Configured):
@@ -43,7 +40,8 @@ class AttributePrompts(Configured):
         slots : which of SLOTS are used, in this order, divided by commas; "" for none
         ranks : how many variants, from the best words on; rank : this variant alone, from 1; 0 takes the ensemble
         template : with {name} and any of PLACES; "" takes TEMPLATE
-        faithful : the paper's template, and one variant (`rank`, else the first) as its files hold it
+        faithful : the paper's template, and one variant (`rank`, else the first) as its files hold it; with `name` "lay" it is
+        the paper's prompt (its --real_cls_names), with another one that name stands there
         """
 
         name: str = OWN_NAME
@@ -126,32 +124,6 @@ def prompts_of(task: Task, config: AttributePrompts.Config) -> dict[str, tuple[s
             variants.append(filled(config.wording, of_class | words | {"slots": listed}))
         made[label] = tuple(dict.fromkeys(variants))
     return made
-
-
-def check_template(template: str) -> None:
-    """Raises DataError where it has no place for the name, an unknown place, or a bracket without its other half."""
-    unknown = [place for place in _PLACE.findall(template) if place not in PLACES]
-    if unknown or "{name}" not in template:
-        what = f"an unknown place {{{unknown[0]}}}" if unknown else "no place for the class"
-        raise DataError(f"The template {template[:120]!r} has {what}.", f"Write {{name}}, and of: {', '.join(PLACES[1:])}.")
-    rest = _PLACE.sub("", _PART.sub(r"\1", template))
-    if set(rest) & set("[]{}"):
-        raise DataError(
-            f"The template {template[:120]!r} has a bracket without its other half.", "Close it, or leave it out."
-        )
-    if "{name}" not in _PART.sub("", template):
-        raise DataError(
-            f"The template {template[:120]!r} has the class in a part that may vanish.", "Take {name} out of [ ]."
-        )
-
-
-def filled(template: str, words: Mapping[str, str]) -> str:
-    """words : by PLACES, "" where there is none. Words are put in as they are, with whatever brackets they hold."""
-    made = []
-    for i, part in enumerate(_PART.split(template)):  # every second one stood in [ ]
-        if i % 2 == 0 or all(words[place] for place in _PLACE.findall(part)):
-            made.append(_PLACE.sub(lambda found: words[found[1]], part))
-    return " ".join("".join(made).split())
 
 
 def _named(task: Task, label: str, kind: str) -> str:
