@@ -180,6 +180,8 @@ def _locator(args: argparse.Namespace) -> engine.Locator:
 def run_locate(args: argparse.Namespace) -> int:
     if args.coco:
         return _locate_coco(args)
+    if args.images:
+        raise engine.DataError("--images is the folder of annotated images.", "Name the annotations with --coco.")
     if not args.file or not args.phrases:
         raise engine.DataError(
             "There is nothing to look for.", 'Name a file and a phrase, as in: locate study.dcm "lung nodule".'
@@ -240,18 +242,26 @@ def run_locate(args: argparse.Namespace) -> int:
 
 def _asked_for(args: argparse.Namespace, image: Image, locator: engine.Locator) -> list[engine.Located]:
     """The phrases; of a task's classes each by name and with its attribute words, against its other classes."""
+    most = 10 if args.most is None else args.most
     if not args.task:
-        return engine.locate(image, args.phrases, locator, args.negative, args.most)
+        return engine.locate(image, args.phrases, locator, args.negative, most)
     task = engine.task(args.task)
     found: list[engine.Located] = []
     for words in args.phrases:
         label = task.label_of(words)
         against = args.negative or [each for each in task.names if each != label]
-        found += engine.with_and_without(image, engine.descriptions(task), label, locator, against, most=args.most)
+        found += engine.with_and_without(image, engine.descriptions(task), label, locator, against, most=most)
     return found
 
 
 def _locate_coco(args: argparse.Namespace) -> int:
+    of_one = {"FILE": args.file, "--task": args.task, "--most": args.most, "--out": args.out}
+    of_one |= {"--window": args.window, "--frame": args.frame}
+    idle = [name for name, value in of_one.items() if value is not None]
+    if idle:
+        raise engine.DataError(
+            f"Annotations are measured as they are, without {', '.join(idle)}.", "Leave it out, or --coco."
+        )
     if not args.images:
         raise engine.DataError("Annotations do not hold their images.", "Name their folder with --images.")
     categories, cases = engine.read_coco(args.coco, args.images)
@@ -812,8 +822,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("file", nargs="?", metavar="FILE", help="a file, or a folder or zip of one series")
     p.add_argument("phrases", nargs="*", metavar="PHRASE", help="what to look for")
     p.add_argument(
-        "--with", dest="locator", default="patches", metavar="LOCATOR",
-        help="patches of the backbone (default), windows on it, grounding-dino, or another detector of its kind: grounding-dino:FOLDER|OWNER/NAME",
+        "--with", dest="locator", default="windows", metavar="LOCATOR",
+        help="windows on the backbone (default), its patches, grounding-dino, or another detector of its kind: grounding-dino:FOLDER|OWNER/NAME",
     )  # fmt: skip
     p.add_argument(
         "--negative", nargs="+", default=[], metavar="PHRASE", help="what it is held against (default: neutral words)"
@@ -821,7 +831,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--task", default=None, help="phrases are classes of this task: each by name, and with its attribute words"
     )
-    p.add_argument("--most", type=int, default=10, metavar="N", help="boxes of a phrase (default: 10)")
+    p.add_argument("--most", type=int, default=None, metavar="N", help="boxes of a phrase (default: 10)")
     p.add_argument("--window", default=None, help="a preset's name, CENTER,WIDTH or automatic")
     p.add_argument("--frame", type=int, default=None, help="from 1 (default: the middle one)")
     p.add_argument(

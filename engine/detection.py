@@ -17,11 +17,11 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as rle
@@ -33,7 +33,7 @@ from engine.evaluate import mean_over_units
 from engine.faithful import centred
 from engine.locate import locate
 from engine.locate._tuning import Boxed
-from engine.locate.base import Locator, boxes_of, grid_of, over_image
+from engine.locate.base import Locator, boxes_of, grid_of, hottest, over_image
 from engine.preprocess import place
 from engine.sandbox import read_image
 from engine.types import Box, Heatmap, Image, Interval, Located, Phrase
@@ -43,6 +43,7 @@ MOST = 100  # boxes an image and category, COCO's
 BYTES = 1 << 28  # of an annotation file
 ENTRIES = 1_000_000  # of images or annotations
 PIXELS = 1 << 27  # of an image: its masks are drawn at its size
+OUTLINE = 1 << 21  # pixels of a region's polygons along their edges, of each of which pycocotools makes five points
 FAR = 1e9  # no coordinate is larger
 RESAMPLES = 200  # of AP, each of which sorts all boxes
 CELLS = (14, 14)  # of the centre's and chance's heat
@@ -109,12 +110,12 @@ def read_coco(path: str | Path, images: str | Path) -> tuple[tuple[str, ...], li
         sides = each.get("height"), each.get("width")
         if not all(type(side) is int and 0 < side <= PIXELS for side in sides) or sides[0] * sides[1] > PIXELS:
             raise fault(f"gives the image {number} the height and width {_shown(sides)}")
-        parts = PurePosixPath(name).parts if isinstance(name, str) and "\0" not in name and "\\" not in name else ()
-        if not parts or ".." in parts or parts[0] == "/":
+        file = PureWindowsPath(name if isinstance(name, str) and "\0" not in name and "\\" not in name else "")
+        if not file.parts or ".." in file.parts or file.anchor:  # a root, a drive, a share
             raise fault(f"gives the image {number} the file name {_shown(name)}, which is none below the folder of images")
         shapes[number] = (sides[0], sides[1])
-        unit = next((each[key] for key in ("group", "patient_id") if isinstance(each.get(key), (str, int))), name)
-        files[number] = (str(name), str(unit))
+        told = (str(each[key]) for key in ("group", "patient_id") if isinstance(each.get(key), (str, int)))
+        files[number] = (str(name), next((unit for unit in told if unit.strip()), str(name)))
     regions: dict[int, list[Region]] = {number: [] for number in shapes}
     for each in lists[2]:
         number, category = each.get("image_id"), each.get("category_id")
@@ -186,10 +187,16 @@ def _mask(found: Any, shape: tuple[int, int], fault: Callable[..., DataError]) -
     if found is None or found == []:
         return None
     if isinstance(found, list):
+        outline = 0.0
         for polygon in found:
             well = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and all(map(_number, polygon))
             if not well or min(polygon) < -1 or max(polygon[::2]) > shape[1] + 1 or max(polygon[1::2]) > shape[0] + 1:
                 raise fault("has a polygon that is no list of x, y, x, y, x, y ... within its image")
+            outline += float(np.abs(np.diff(np.reshape(polygon, (-1, 2)), axis=0)).max(axis=1).sum())
+        if outline > min(OUTLINE, 4 * (shape[0] + 2) * (shape[1] + 2)):
+            raise fault(
+                f"has polygons of {outline:.0f} pixels along their edges in an image of {shape[1]} x {shape[0]} pixels"
+            )
         return found
     if isinstance(found, dict) and found.get("size") == list(shape):
         counts = found.get("counts")
@@ -287,7 +294,8 @@ def _blind(name: str, values: np.ndarray, image: Image, phrase: Phrase, most: in
     (h, w), shape = grid_of(image.shape), image.shape
     heat = place(Heatmap(values.astype(np.float32), Box(0, 0, h, w), "", name), (h, w))
     boxes, scores = boxes_of(heat, shape, most)
-    return Located(phrase, name, name, over_image(heat, shape, phrase, name, "class"), boxes, scores)
+    whole = over_image(heat, shape, phrase, name, "class")
+    return Located(phrase, name, name, whole, boxes, scores, hottest(whole))
 
 
 def baselines() -> dict[str, Locator]:
@@ -298,12 +306,19 @@ def baselines() -> dict[str, Locator]:
 # --- measures ---------------------------------------------------------------------------------------------------------
 
 
+class Found(NamedTuple):
+    """What AP needs of a Located, whose heat is not kept. boxes : float32 (N, 4); scores : float32 (N,)."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
 @dataclass(frozen=True)
 class Pointed:
     """One image. found : by locator and category; values : by locator, category that it shows, and METRICS."""
 
     case: Case
-    found: dict[str, dict[str, Located]]
+    found: dict[str, dict[str, Found]]
     values: dict[str, dict[str, dict[str, float]]]
 
 
@@ -316,31 +331,37 @@ def point_at(
     """
     for case in cases:
         image = case.read()
-        found: dict[str, dict[str, Located]] = {}
+        found: dict[str, dict[str, Found]] = {}
         values: dict[str, dict[str, dict[str, float]]] = {}
-        shown = {c: [inside(r, case.shape) for r in case.regions if r.category == c and not r.crowd] for c in phrases}
+        shown = {c: [r for r in case.regions if r.category == c and not r.crowd] for c in phrases}
         for name, locator in locators.items():
-            made = locate(image, list(phrases.values()), locator, negatives, MOST)
-            found[name] = dict(zip(phrases, made, strict=True))
-            values[name] = {c: measured(found[name][c], masks) for c, masks in shown.items() if masks}
+            made = dict(zip(phrases, locate(image, list(phrases.values()), locator, negatives, MOST), strict=True))
+            found[name] = {c: Found(each.boxes, each.scores) for c, each in made.items()}
+            values[name] = {
+                c: measured(made[c], (inside(region, case.shape) for region in regions))
+                for c, regions in shown.items()
+                if regions
+            }
         yield Pointed(case, found, values)
 
 
-def measured(found: Located, masks: Sequence[np.ndarray]) -> dict[str, float]:
-    """masks : bool (H, W) each, one a region -> METRICS; 0 where nothing is pointed at."""
-    shape, every = masks[0].shape, np.logical_or.reduce(masks)
+def measured(found: Located, masks: Iterable[np.ndarray]) -> dict[str, float]:
+    """masks : bool (H, W) each, one a region, none held longer than it is looked at -> METRICS; 0 where nothing is pointed at."""
+    shape = int(found.heat.box.height), int(found.heat.box.width)
+    first = _within(found.boxes[0], shape) if len(found.boxes) else np.zeros(shape, bool)
+    every, size, iou, dice = np.zeros(shape, bool), int(first.sum()), 0.0, 0.0
+    for mask in masks:
+        every |= mask
+        both, areas = int((first & mask).sum()), size + int(mask.sum())
+        iou, dice = max(iou, both / max(areas - both, 1)), max(dice, 2 * both / max(areas, 1))
     heat, point = place(found.heat, shape), found.point
     hit = point is not None and bool(every[int(point[1]), int(point[0])])
-    first = _within(found.boxes[0], shape) if len(found.boxes) else np.zeros(shape, bool)
-    both = np.array([(first & mask).sum() for mask in masks], float)
-    areas = np.array([mask.sum() for mask in masks], float) + first.sum()
-    areas[areas == 0] = 1  # a mask of no pixel, and no box
     total = float(heat.sum())
     return {
         "pointing": float(hit),
         "energy": float(heat[every].sum()) / total if total > 0 else 0.0,
-        "iou": float((both / np.maximum(areas - both, 1)).max()),
-        "dice": float((2 * both / areas).max()),
+        "iou": iou,
+        "dice": dice,
     }
 
 

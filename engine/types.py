@@ -201,6 +201,7 @@ class Located:
     heat : its values float32 (h, w) in [0, 1], its box the whole image; locator : its name, model : what computed
     boxes : float32 (N, 4), x0, y0, x1, y1 in the image's pixels from its top left corner, half-open: columns x0 to x1 - 1
     scores : float32 (N,) in [0, 1], highest first; negatives : what it was held against
+    point : (x, y), in the image's pixels: the middle of the largest of the hottest places; None where none is hotter
     notes : sentences about what was done or not found
     """
 
@@ -210,20 +211,9 @@ class Located:
     heat: Heatmap
     boxes: np.ndarray
     scores: np.ndarray
+    point: tuple[float, float] | None
     negatives: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def point(self) -> tuple[float, float] | None:
-        """(x, y), in the image's pixels: the middle of the hottest cells; None where the heat is the same everywhere."""
-        values, over = self.heat.values, self.heat.box
-        if not np.ptp(values):
-            return None
-        y, x = np.nonzero(values == values.max())
-        return (
-            over.left + float(x.mean() + 0.5) / values.shape[1] * over.width,
-            over.top + float(y.mean() + 0.5) / values.shape[0] * over.height,
-        )
 
 
 @dataclass(frozen=True)

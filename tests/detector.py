@@ -62,20 +62,24 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=256, **named)
 
 
-def write_detector(folder: Path, kind: str = "grounding-dino", seed: int = 0, side: int = 96, queries: int = 20) -> Path:
-    """The folder, as `save_pretrained` leaves it. side : of the images that it sees, in pixels."""
+def write_detector(
+    folder: Path, kind: str = "grounding-dino", seed: int = 0, side: int = 96, queries: int = 20, dropout: float = 0.1
+) -> Path:
+    """The folder, as `save_pretrained` leaves it. side : of the images that it sees, in pixels; dropout : of every kind."""
     config, model = KINDS[kind]
     made = config(
         backbone_config=SwinConfig(
             image_size=side, patch_size=4, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], window_size=3,
-            out_features=["stage2", "stage3", "stage4"],
+            out_features=["stage2", "stage3", "stage4"], drop_path_rate=dropout,
         ),
         text_config=BertConfig(
             vocab_size=1030, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-            max_position_embeddings=256,
+            max_position_embeddings=256, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
         ),
         d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
-        encoder_ffn_dim=64, decoder_ffn_dim=64, num_queries=queries, dropout=0.0, fusion_droppath=0.0,
+        encoder_ffn_dim=64, decoder_ffn_dim=64, num_queries=queries, auxiliary_loss=True, dropout=dropout,
+        attention_dropout=dropout, activation_dropout=dropout, fusion_dropout=dropout, fusion_droppath=dropout,
+        text_enhancer_dropout=dropout,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)

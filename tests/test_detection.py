@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import numpy as np
 import PIL.Image
 import pytest
 
 import engine
-from engine.detection import Case, Centre, Chance, Pointed, Region, average_precision, inside, measured, point_at, read_coco
+from engine.detection import (
+    Case,
+    Centre,
+    Chance,
+    Found,
+    Pointed,
+    Region,
+    average_precision,
+    inside,
+    measured,
+    point_at,
+    read_coco,
+)
 from engine.errors import DataError
+from engine.locate.base import hottest
 from engine.types import Box, Heatmap, Located, Phrase
 
 
 def located(heat: np.ndarray, boxes: list, scores: list) -> Located:
     over = Heatmap(heat.astype(np.float32), Box(0, 0, *map(float, heat.shape)), "x", "fixed")
-    return Located(
-        Phrase("x"), "fixed", "fixed", over, np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32)
-    )
+    found = kept(boxes, scores)
+    return Located(Phrase("x"), "fixed", "fixed", over, found.boxes, found.scores, hottest(over))
+
+
+def kept(boxes: list, scores: list) -> Found:
+    return Found(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32))
 
 
 class Fixed:
@@ -93,14 +110,13 @@ def test_average_precision_is_the_one_worked_out_by_hand():
     IoU 0.65 to 0.95 (7): the third is wrong, too: 34 / 101. AP = (3 * 56 + 7 * 34) / 10 / 101.
     """
     a, b, c = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (0.0, 20.0, 10.0, 30.0)
-    heat = np.zeros((40, 40))
     first = Pointed(
         case(Region("x", a), Region("x", b), unit="one", shape=(40, 40)),
-        {"f": {"x": located(heat, [a, (30, 30, 40, 40)], [0.9, 0.8])}},
+        {"f": {"x": kept([a, (30, 30, 40, 40)], [0.9, 0.8])}},
         {"f": {}},
     )
     second = Pointed(
-        case(Region("x", c), unit="two", shape=(40, 40)), {"f": {"x": located(heat, [(0, 20, 10, 26)], [0.7])}}, {"f": {}}
+        case(Region("x", c), unit="two", shape=(40, 40)), {"f": {"x": kept([(0, 20, 10, 26)], [0.7])}}, {"f": {}}
     )
     found = average_precision([first, second], ["x"], "f")
     assert found["ap50"].value == pytest.approx(56 / 101, abs=1e-6)
@@ -113,8 +129,7 @@ def test_average_precision_is_the_one_worked_out_by_hand():
 
 def test_nothing_found_is_zero_and_a_category_that_does_not_occur_is_left_out():
     region = Region("x", (0.0, 0.0, 5.0, 5.0))
-    heat = np.zeros((10, 10))
-    row = Pointed(case(region), {"f": {"x": located(heat, [], []), "y": located(heat, [], [])}}, {"f": {}})
+    row = Pointed(case(region), {"f": {"x": kept([], []), "y": kept([], [])}}, {"f": {}})
     assert average_precision([row], ["x"], "f", resamples=2)["ap"].value == 0
     assert average_precision([row], ["x", "y"], "f", resamples=2)["ap"].value == 0
     assert np.isnan(average_precision([row], ["y"], "f", resamples=2)["ap"].value)
@@ -122,9 +137,8 @@ def test_nothing_found_is_zero_and_a_category_that_does_not_occur_is_left_out():
 
 def test_a_crowd_is_no_miss_and_what_lies_in_it_no_fault():
     crowd, one = Region("x", (0.0, 0.0, 10.0, 5.0), crowd=True), Region("x", (0.0, 6.0, 4.0, 10.0))
-    heat = np.zeros((10, 10))
-    found = located(heat, [(1, 1, 3, 3), (0, 6, 4, 10)], [0.9, 0.8])
-    row = Pointed(case(crowd, one), {"f": {"x": found}}, {"f": {}})
+    found = located(np.zeros((10, 10)), [(1, 1, 3, 3), (0, 6, 4, 10)], [0.9, 0.8])
+    row = Pointed(case(crowd, one), {"f": {"x": Found(found.boxes, found.scores)}}, {"f": {}})
     assert average_precision([row], ["x"], "f", resamples=2)["ap"].value == pytest.approx(1)
     (pointed,) = point_at([case(crowd)], {"x": Phrase("x")}, {"f": Fixed(found)})
     assert pointed.values == {"f": {}}  # nothing to point at
@@ -165,7 +179,30 @@ def test_centre_and_chance_score_what_they_should():
     assert chance.value == pytest.approx(0.04, abs=0.005)  # the region's share of the image
     assert found.mean("random", "pointing").value < 0.2
     again = next(point_at(cases, {"x": Phrase("x")}, {"random": Chance()}))
-    np.testing.assert_array_equal(again.found["random"]["x"].heat.values, rows[0].found["random"]["x"].heat.values)
+    for one, other in zip(again.found["random"]["x"], rows[0].found["random"]["x"], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_neither_heat_nor_masks_are_kept_from_image_to_image(monkeypatch):
+    alive: dict[str, list[weakref.ref]] = {"heat": [], "mask": []}
+
+    class Watched(Centre):
+        def locate(self, *asked):
+            (found,) = super().locate(*asked)
+            alive["heat"].append(weakref.ref(found.heat.values))
+            return [found]
+
+    def drawn(region, shape):
+        assert sum(mask() is not None for mask in alive["mask"]) <= 1  # the one before, until this one takes its place
+        mask = inside(region, shape)
+        alive["mask"].append(weakref.ref(mask))
+        return mask
+
+    monkeypatch.setattr("engine.detection.inside", drawn)
+    regions = [Region("x", (i, i, i + 3.0, i + 3.0)) for i in range(5)]
+    rows = tuple(point_at([case(*regions)] * 4, {"x": Phrase("x")}, {"centre": Watched()}))
+    assert len(rows) == len(alive["heat"]) == 4 and len(alive["mask"]) == 20
+    assert not any(each() is not None for each in (*alive["heat"], *alive["mask"]))
 
 
 # --- COCO's file ------------------------------------------------------------------------------------------------------
@@ -206,6 +243,20 @@ def entry(**changes) -> dict:
     return annotations(annotations=[annotations()["annotations"][0] | changes])
 
 
+@pytest.mark.parametrize(
+    ("told", "unit"),
+    [
+        ({"patient_id": ""}, "a/one.png"),
+        ({"patient_id": " "}, "a/one.png"),
+        ({"group": "", "patient_id": "p"}, "p"),
+        ({"group": 0, "patient_id": "p"}, "0"),
+        ({"patient_id": None}, "a/one.png"),
+    ],
+)
+def test_images_of_no_named_group_are_their_own(written, told, unit):
+    assert read_coco(*written(picture(**told)))[1][0].unit == unit
+
+
 def picture(**changes) -> dict:
     return annotations(images=[annotations()["images"][0] | changes])
 
@@ -228,6 +279,11 @@ def picture(**changes) -> dict:
         (picture(width=-5), "gives the image 7 the height and width"),
         (picture(file_name="../../etc/passwd"), r"the file name '\.\./\.\./etc/passwd', which is none below the folder"),
         (picture(file_name="/etc/passwd"), "which is none below the folder"),
+        (picture(file_name="//etc/passwd"), "which is none below the folder"),
+        (picture(file_name="C:/one.png"), "which is none below the folder"),
+        (picture(file_name="C:one.png"), "which is none below the folder"),
+        (picture(file_name="..\\one.png"), "which is none below the folder"),
+        (picture(file_name="."), "which is none below the folder"),
         (picture(file_name=5), "the file name 5"),
         (picture(file_name="b.png"), r"1 of the 1 images are not in the folder 'images', the first is 'b\.png'"),
         (entry(image_id=8), "an annotation of the image 8, which it does not list"),
@@ -240,6 +296,9 @@ def picture(**changes) -> dict:
         (entry(segmentation=[[0, 0, 1]]), "has a polygon that is no list"),
         (entry(segmentation=[[0, 0, 1e8, 0, 1, 1]]), "has a polygon that is no list"),
         (entry(segmentation=[0, 0, 1, 0, 1, 1]), "has a polygon that is no list"),
+        # there and back 100 times, 30 pixels wide: 199 edges of 30; an image of 30 x 20 has room for 4 * 32 * 22 = 2816
+        (entry(segmentation=[[0, 0, 30, 9] * 100]), "has polygons of 5970 pixels along their edges in an image of 30 x 20"),
+        (entry(segmentation=[[0, 0, 30, 9] * 20] * 3), "has polygons of 3510 pixels along their edges"),
         (entry(segmentation={"size": [9, 9], "counts": [81]}), "neither polygons nor an RLE"),
         (entry(segmentation={"size": [20, 30], "counts": [5]}), "neither polygons nor an RLE"),
         (entry(segmentation={"size": [20, 30], "counts": "~~"}), "neither polygons nor an RLE"),

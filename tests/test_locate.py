@@ -14,7 +14,7 @@ from detector import KINDS, write_detector
 import engine
 from engine.__main__ import main
 from engine.errors import BackboneError, ExplainError
-from engine.locate.base import OVERLAP, boxes_of, described, otsu
+from engine.locate.base import OVERLAP, boxes_of, described, hottest, otsu
 from engine.locate.grounding_dino import GroundingDino
 from engine.locate.patches import Patches, contrast, windows
 from engine.locate.windows import Windows
@@ -180,9 +180,13 @@ def test_the_point_is_the_middle_of_the_hottest_cells():
 
     def at(values: np.ndarray) -> tuple[float, float] | None:
         over = engine.Heatmap(values, engine.Box(0, 0, 40, 160), "x", "y")  # cells 10 high and 20 wide
-        return engine.Located(engine.Phrase("x"), "y", "z", over, np.zeros((0, 4)), np.zeros(0)).point
+        return hottest(over)
 
     assert at(heat) == (60.0, 15.0)  # columns 2 and 3 are 40 to 80, row 1 is 10 to 20
+    heat[3, 6] = 0.5  # another one, as hot and smaller: not halfway between them
+    assert at(heat) == (60.0, 15.0)
+    heat[2:4, 5:8] = 0.5  # and larger
+    assert at(heat) == (130.0, 30.0)  # columns 5 to 7 are 100 to 160, rows 2 and 3 are 20 to 40
     assert at(np.full((4, 8), 0.3, np.float32)) is None
 
 
@@ -284,6 +288,13 @@ def test_an_image_that_is_too_long_and_a_backbone_without_patches_are_refused():
         engine.load_locator("glip", Brightness())
 
 
+@pytest.mark.parametrize("name", ["patches", "windows"])
+def test_an_image_tower_alone_is_refused_before_an_image_is_looked_at(name):
+    tower = type("Tower", (Brightness,), {"of": "whole", "encode_arrays": lambda *_: None})()
+    with pytest.raises(ExplainError, match=r"'fake' is an image tower, which reads no phrase\. Choose 'whole' itself"):
+        engine.load_locator(name, tower)
+
+
 def test_a_real_backbone_is_looked_through_and_its_own_text_tower_asked():
     backbone = engine.load_backbone("scope-mini")
     (found,) = engine.locate(square(16, 32), "bright square", engine.load_locator("patches", backbone))
@@ -361,11 +372,13 @@ def test_attribute_words_act_through_the_text_tower_alone(folders):
 def test_a_box_that_a_negative_fits_better_is_none_of_the_phrases(folders):
     found = engine.load_locator(f"grounding-dino:{folders['grounding-dino']}")
     image = square(16, 32)
-    tokens, places = found.caption([engine.Phrase("bump"), engine.Phrase("skin lesion")])
-    _, (own, rival) = found.boxes(image, tokens, places)
-    (result,) = engine.locate(image, "bump", found, ["skin lesion"], most=100)
-    kept = own[(own > 0.05) & (own >= rival)]
-    assert set(result.scores.tolist()) <= set(kept.tolist()) and (not len(kept) or result.scores[0] == kept.max())
+    boxes, (own, rival) = found.boxes(image, *found.caption([engine.Phrase("skin lesion"), engine.Phrase("bump")]))
+    first = own.argmax()  # which no other box would have hidden
+    assert rival[first] > own[first] > 0.05
+    (result,) = engine.locate(image, "skin lesion", found, ["bump"], most=100)
+    kept = (own > 0.05) & (own >= rival)
+    assert 0 < len(result.boxes) <= kept.sum() and result.scores[0] == own[kept].max()
+    assert {tuple(box) for box in result.boxes} <= {tuple(box) for box in boxes[kept]} - {tuple(boxes[first])}
 
 
 def test_what_a_detector_cannot_take_is_said(folders, tmp_path):
@@ -426,7 +439,8 @@ def test_a_tasks_classes_are_asked_for_with_and_without_their_attributes(capsys,
     code, out, _ = run(capsys, "locate", file, "benign", "--task", "busi", "--json")
     plain, rich = json.loads(out)["results"]
     bank = engine.descriptions("busi").classes["benign tumor"]
-    assert code == 0 and plain["phrase"] == "benign tumor" and rich["name"] == "benign tumor"
+    assert code == 0 and plain["locator"] == rich["locator"] == "windows"  # where no other is asked for
+    assert plain["phrase"] == "benign tumor" and rich["name"] == "benign tumor"
     assert rich["phrase"].startswith(bank.attributes["colour"][0]) and bank.attributes["location"][0] in rich["phrase"]
     assert plain["negatives"] == [n for n in engine.task("busi").names if n != "benign tumor"]
 
@@ -442,6 +456,11 @@ def test_a_tasks_classes_are_asked_for_with_and_without_their_attributes(capsys,
         (["locate", "FILE", "x", "--with", "glip"], "no locator called 'glip'. Choose one of: patches, windows, grounding-dino"),
         (["locate", "FILE", "x", "--with", "grounding-dino:./no", "--precision", "bfloat16"], "Detectors compute in float32"),
         (["locate", "--coco", "none.json"], "Annotations do not hold their images. Name their folder with --images"),
+        (["locate", "FILE", "x", "--images", "."], "--images is the folder of annotated images. Name the annotations with --coco"),
+        (["locate", "FILE", "--coco", "none.json"], "Annotations are measured as they are, without FILE"),
+        (["locate", "--coco", "x.json", "--task", "busi", "--most", "3"], "as they are, without --task, --most"),
+        (["locate", "--coco", "x.json", "--out", "x.png"], "as they are, without --out"),
+        (["locate", "--coco", "x.json", "--window", "lung", "--frame", "2"], "as they are, without --window, --frame"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_one_sentence(capsys, file, words, expected):

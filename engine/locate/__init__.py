@@ -98,4 +98,4 @@ def _nowhere(image: Image, phrase: Phrase, locator: Locator, negatives: tuple[st
     heat = over_image(np.zeros(grid_of(image.shape)), image.shape, phrase, locator.name, "rest")
     boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     note = "The image is the same everywhere: there is nothing to point at."
-    return Located(phrase, locator.name, locator.model, heat, boxes, scores, negatives, (note,))
+    return Located(phrase, locator.name, locator.model, heat, boxes, scores, None, negatives, (note,))

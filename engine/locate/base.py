@@ -95,6 +95,19 @@ def over_image(heat: np.ndarray, shape: tuple[int, int], phrase: Phrase, method:
     return Heatmap(heat.astype(np.float32), Box(0.0, 0.0, float(shape[0]), float(shape[1])), phrase.text, method, target)
 
 
+def hottest(heat: Heatmap) -> tuple[float, float] | None:
+    """Located's point: of the highest cells those that hang together, of such groups the largest, and its middle."""
+    values, over = heat.values, heat.box
+    if not np.ptp(values):
+        return None
+    labels, _ = ndimage.label(values == values.max())
+    y, x = np.nonzero(labels == 1 + np.bincount(labels.ravel())[1:].argmax())
+    return (
+        over.left + float(x.mean() + 0.5) / values.shape[1] * over.width,
+        over.top + float(y.mean() + 0.5) / values.shape[0] * over.height,
+    )
+
+
 def described(bank: DescriptionBank, label: str, kind: str = "", slots: Sequence[str] = SLOTS) -> Phrase:
     """A class with its attributes: "colour, shape, texture, NAME in location" (MIU-VL's order: [COLOR], [SHAPE], [CLS] [LOCATION]).
 

@@ -25,7 +25,7 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 from engine.backbones._hub import Repository, fetch, find
 from engine.backbones.base import Backbone
 from engine.errors import BackboneError, ExplainError
-from engine.locate.base import best, grid_of, over_image
+from engine.locate.base import best, grid_of, hottest, over_image
 from engine.render import picture
 from engine.types import Image, Located, Phrase
 
@@ -116,7 +116,7 @@ class GroundingDino:
             heat = over_image(
                 _painted(own, sure, image.shape), image.shape, phrase, ID, "rest" if len(negatives) else "class"
             )
-            found.append(Located(phrase, ID, self.model, heat, own, sure, tuple(negatives), said))
+            found.append(Located(phrase, ID, self.model, heat, own, sure, hottest(heat), tuple(negatives), said))
         return found
 
     @torch.no_grad()

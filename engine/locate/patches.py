@@ -19,9 +19,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from engine.backbones.base import Backbone, ValuePatches
+from engine.backbones.base import Backbone, ValuePatches, WithoutTorch
 from engine.errors import ExplainError, ImageError
-from engine.locate.base import boxes_of, grid_of, over_image
+from engine.locate.base import boxes_of, grid_of, hottest, over_image
 from engine.preprocess import place, prepare
 from engine.types import Box, Heatmap, Image, Input, Located, Phrase
 
@@ -53,6 +53,10 @@ class Patches:
 
     def __init__(self, backbone: Backbone, zooms: Sequence[int] = ()):
         """Raises ExplainError where the backbone cannot carry it."""
+        if isinstance(backbone, WithoutTorch):
+            raise ExplainError(
+                f"{backbone.id!r} is an image tower, which reads no phrase.", f"Choose {backbone.of!r} itself."
+            )
         self._check(backbone)
         self._backbone, self._zooms = backbone, tuple(zooms) or self.zooms
         self.model, self.device = backbone.id, f"{backbone.device} ({backbone.dtype})"
@@ -90,7 +94,8 @@ class Patches:
             boxes, scores = boxes_of(heat, image.shape, most)
             said = () if len(boxes) else (f"No place looks more like {phrase.text!r} than like what it is held against.",)
             whole = over_image(heat, image.shape, phrase, self.name, "runner-up")
-            found.append(Located(phrase, self.name, self.model, whole, boxes, scores, against, (*notes, *said)))
+            point = hottest(whole)
+            found.append(Located(phrase, self.name, self.model, whole, boxes, scores, point, against, (*notes, *said)))
         return found
 
     def _feature(self, text: str) -> torch.Tensor:

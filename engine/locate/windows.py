@@ -1,4 +1,4 @@
-"""Phrase to heat by windows: how much each part of an image, seen alone, looks like the phrase. On any backbone.
+"""Phrase to heat by windows: how much each part of an image, seen alone, looks like the phrase. Any backbone that reads text.
 
 As patches.py, with a window's image feature in place of its patches: that is the feature which CLIP's training aligns with words,
 and which a tower without aligned patches (docs/faithful.md: scope-mini's) has alone. An image is cut into windows of a quarter of its
