@@ -30,7 +30,7 @@ def read(tmp_path, monkeypatch):
 def found(image, phrases):
     heat = engine.Heatmap(np.zeros((4, 4), np.float32), engine.Box(0, 0, *map(float, image.shape)), phrases[0], "windows")
     boxes, scores = np.array([[0, 0, 8, 4]], np.float32), np.array([0.7], np.float32)
-    return [engine.Located(engine.Phrase(each), "windows", "a model", heat, boxes, scores) for each in phrases]
+    return [engine.Located(engine.Phrase(each), "windows", "a model", heat, boxes, scores, None) for each in phrases]
 
 
 def asked(frame=2, phrase="bone", backbone="scope-mini"):
