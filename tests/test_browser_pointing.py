@@ -61,7 +61,7 @@ def test_a_phrase_is_shown_where_the_library_finds_it_and_another_beside_it(tab)
     expect(figures.nth(1)).to_contain_text("dark irregular mass")
     assert boxes(figures.nth(1)) == expected("dark irregular mass") != []
     before = boxes(figures.nth(1))
-    tab.get_by_label("the patches of one look").check()
+    tab.get_by_label("one look at the whole").check()
     tab.get_by_role("button", name="Show where").click()
     expect(figures.nth(1)).not_to_contain_text(f"score {before[0][2]}", timeout=60_000)
     assert boxes(figures.nth(1)) == expected("dark irregular mass", "patches") != before

@@ -104,7 +104,7 @@ def test_a_language_model_fills_the_slots_and_what_was_there_comes_back(tab):
     expect(said).to_contain_text("Saved: Colour.", timeout=60_000)
     tab.locator("#ps-words-fill").click()
     expect(said).to_contain_text("of every class are now what", timeout=90_000)
-    expect(field(tab, "colour")).to_have_value(re.compile("^white;"), timeout=30_000)
+    expect(field(tab, "colour")).to_have_value(re.compile("^white;"), timeout=60_000)
     expect(field(tab, "shape")).to_have_value(re.compile("^round;"))
     expect(tab.locator("#ps-words-read")).to_contain_text("white")
     picture(tab, "words")
