@@ -39,7 +39,7 @@ class PackedLinear(nn.Linear):
 def pack(tower: nn.Module, device: str, dtype: torch.dtype) -> None:
     """A frozen tower's convolutions, if it is a ResNet, and every linear layer where that is possible; in place."""
     if isinstance(tower, ModifiedResNet):
-        tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        tower.to(memory_format=torch.channels_last)
     if device != "cpu" or not _is_possible(dtype):
         return
     for layer in tower.modules():
