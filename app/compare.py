@@ -131,7 +131,7 @@ class Compare:
             if job.state == "done" and prompts and _fits(prompts, task, backbone):
                 when = gallery.when(job.ended)
                 found.append((text.OF_TRAINING.format(method=_method(prompts), when=when), f"training:{job.id}"))
-        for method in ("zero-shot", "description-ensemble"):
+        for method in engine.instant():
             found.append((text.OF_WORDS.format(method=text.METHOD_TITLES[method]), f"words:{method}"))
         for name in engine.library():
             prompts = _loaded(engine.LIBRARY / name) if name.startswith(f"{task.id}-") else None

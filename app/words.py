@@ -131,15 +131,20 @@ class Words:
         made.filler.model.eval()  # it is loaded here, in nobody's turn
         return made
 
-    def fill(self, request: gr.Request | None, before: tuple[str, Held, Held] | None, name: str, by: str) -> Updates:
+    def fill(
+        self, request: gr.Request | None, before: tuple[str, Held, Held] | None, name: str, by: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio puts its own in this place
+    ) -> Updates:  # fmt: skip
         """The slots of every class, by a masked language model. What was there can be had back."""
         ui = self.ui
         try:
             if not self._can_fill:
                 raise engine.BackboneError(text.WORDS_NO_MODEL, text.WORDS_NO_MODEL_HINT)
             task = self._task(request, name)
+            progress((0, 2), desc=text.WORDS_LOADING)
             with self._loading:
                 language = self.language
+            progress((1, 2), desc=text.WORDS_FILLING)
             bank = compute.filled(task, language)
             was = _slots(_held(task))
             found = {

@@ -72,7 +72,7 @@ BUDGETS: dict[str, tuple[str, ...]] = {
         "tip-adapter-f",
         "lp++",
     ),
-    "words": ("medpromptclip", "description-ensemble"),
+    "words": ("medpromptclip", "description-ensemble", "attribute-prompts"),
 }
 FOLDS, MANY, FOLDS_OF_MANY = 5, 40, 3  # beyond so many cases three folds judge as well, in little more than half the time
 CHOOSING = 0.2  # of what a method learns from, kept for choosing where it chooses
