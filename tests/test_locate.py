@@ -14,7 +14,7 @@ from detector import KINDS, write_detector
 import engine
 from engine.__main__ import main
 from engine.errors import BackboneError, ExplainError
-from engine.locate.base import OVERLAP, boxes_of, described, hottest, otsu
+from engine.locate.base import OVERLAP, boxes_of, described, hottest, otsu, why_none
 from engine.locate.grounding_dino import GroundingDino
 from engine.locate.patches import Patches, contrast, windows
 from engine.locate.windows import Windows
@@ -148,6 +148,23 @@ def test_heat_that_beats_nothing_or_a_speck_has_no_box():
     assert len(boxes_of(heat, (100, 100), 5)[0]) == 0
     heat[4, 3:6] = 0.9
     np.testing.assert_allclose(boxes_of(heat, (100, 100), 5)[0], [[3, 3, 6, 5]])
+
+
+def test_a_box_that_is_the_whole_picture_is_none_and_the_note_says_so():
+    """Bug: an ultrasound image was framed whole as "the middle of the picture"."""
+    heat = np.full((10, 10), 0.1, np.float32)
+    heat[:, :8] = 0.9  # 0.8 of the area, and no more
+    np.testing.assert_allclose(boxes_of(heat, (10, 10), 5)[0], [[0, 0, 8, 10]])
+    heat[0, :9] = 0.9  # the box around it: 0.9
+    assert len(boxes_of(heat, (10, 10), 5)[0]) == 0
+    phrase = engine.Phrase("dark oval mass")
+    assert why_none(heat, phrase) == "'dark oval mass' fits the whole picture: no place stands out."
+    assert why_none(np.full((10, 10), 0.9, np.float32), phrase) == "'dark oval mass' fits the whole picture: no place stands out."
+    heat[4:6, 2:4] = 1.9  # what stands out in it is found
+    np.testing.assert_allclose(boxes_of(heat, (10, 10), 5)[0], [[2, 4, 4, 6]])
+    bright = engine.Image(np.random.default_rng(0).uniform(0.8, 0.9, (64, 64)).astype(np.float32))
+    (found,) = engine.locate(bright, "bright", Patches(Brightness()), ["dark"])
+    assert all((x1 - x0) * (y1 - y0) <= 0.8 * 64 * 64 for x0, y0, x1, y1 in found.boxes)
 
 
 def test_the_share_finds_the_small_bright_one_in_a_large_warm_region_and_otsu_the_region():

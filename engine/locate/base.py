@@ -25,6 +25,7 @@ LONGEST = 512  # cells of a heat's longer side at most: what can be seen, at a b
 SHARE = 0.5  # of the way from the lowest heat to the highest: half of a peak's height is as wide as what made it
 FOUND = 0.5  # heat above this is nearer to the phrase than to what it is held against
 SMALLEST = 4e-4  # of the image's area: less is a speck, not a region (about 20 x 20 pixels of 1000 x 1000)
+WHOLE = 0.8  # of the image's area: a box above it is the picture, and says nothing about where
 OVERLAP = 0.6  # intersection over union above which the lower box goes, GLIP's
 
 
@@ -37,7 +38,8 @@ class Locator(Protocol):
     device: str
 
     def locate(self, image: Image, phrases: Sequence[Phrase], negatives: Sequence[str], most: int) -> list[Located]:
-        """One result a phrase, each with at most `most` boxes. The image is not the same everywhere, phrases are not empty."""
+        """One result a phrase, each with at most `most` boxes; where there is none the last note says why. The image is not the
+        same everywhere, phrases are not empty."""
         ...
 
 
@@ -49,7 +51,7 @@ def grid_of(shape: tuple[int, int]) -> tuple[int, int]:
 
 def otsu(values: np.ndarray) -> float:
     """The threshold between 64 bins that parts values best in two: the greatest variance between the parts. Otsu 1979, eq. 14."""
-    counts, edges = np.histogram(values, bins=64)
+    counts, edges = np.histogram(values.astype(float), bins=64)  # of float32 that hardly differ there are no 64
     centres = (edges[1:] + edges[:-1]) / 2
     below, sums = np.cumsum(counts)[:-1].astype(float), np.cumsum(counts * centres)[:-1]
     above, total = values.size - below, float((counts * centres).sum())
@@ -62,13 +64,26 @@ def otsu(values: np.ndarray) -> float:
 def boxes_of(heat: np.ndarray, shape: tuple[int, int], most: int, found: float = FOUND) -> tuple[np.ndarray, np.ndarray]:
     """heat (h, w) in [0, 1] over an image of this shape (H, W) -> boxes (N, 4) in its pixels and scores (N,), as Located has them.
 
-    A box holds heat above `found`, so that there may be none.
+    A box holds heat above `found` and is not the whole picture, so that there may be none.
     """
+    cells, scores = _regions(heat, found)
+    part = (cells[:, 2] - cells[:, 0]) * (cells[:, 3] - cells[:, 1]) <= WHOLE * heat.size
+    across, down = shape[1] / heat.shape[1], shape[0] / heat.shape[0]
+    return best(cells[part] * np.array([across, down, across, down], np.float32), scores[part], most)
+
+
+def why_none(heat: np.ndarray, phrase: Phrase) -> str:
+    """Why `boxes_of` finds none in the heat of a phrase, in a sentence."""
+    if len(_regions(heat, FOUND)[0]):
+        return f"{phrase.text!r} fits the whole picture: no place stands out."
+    return f"No place looks more like {phrase.text!r} than like what it is held against."
+
+
+def _regions(heat: np.ndarray, found: float) -> tuple[np.ndarray, np.ndarray]:
+    """(boxes (N, 4) in cells, scores (N,)), float32: what hangs together above either threshold and holds heat above `found`."""
     low, peak = float(heat.min()), float(heat.max())
-    if not peak > found:
-        return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     cells, proposals = [], []
-    for threshold in {low + SHARE * (peak - low), otsu(heat)}:
+    for threshold in {low + SHARE * (peak - low), otsu(heat)} if peak > found else ():
         labels, _ = ndimage.label(heat > threshold)
         sizes = np.bincount(labels.ravel())
         for label, place in enumerate(ndimage.find_objects(labels), start=1):
@@ -77,11 +92,7 @@ def boxes_of(heat: np.ndarray, shape: tuple[int, int], most: int, found: float =
                 continue
             cells.append((place[1].start, place[0].start, place[1].stop, place[0].stop))
             proposals.append(float(np.sqrt(inside.mean() * inside.max())))
-    if not cells:
-        return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
-    across, down = shape[1] / heat.shape[1], shape[0] / heat.shape[0]
-    boxes = np.array(cells, np.float32) * np.array([across, down, across, down], np.float32)
-    return best(boxes, np.array(proposals, np.float32), most)
+    return np.array(cells, np.float32).reshape(-1, 4), np.array(proposals, np.float32)
 
 
 def best(boxes: np.ndarray, scores: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ import torch
 
 from engine.backbones.base import Backbone, ValuePatches, WithoutTorch
 from engine.errors import ExplainError, ImageError
-from engine.locate.base import boxes_of, grid_of, hottest, over_image
+from engine.locate.base import boxes_of, grid_of, hottest, over_image, why_none
 from engine.preprocess import place, prepare
 from engine.types import Box, Heatmap, Image, Input, Located, Phrase
 
@@ -92,7 +92,7 @@ class Patches:
         found = []
         for phrase, heat in zip(phrases, heats, strict=True):
             boxes, scores = boxes_of(heat, image.shape, most)
-            said = () if len(boxes) else (f"No place looks more like {phrase.text!r} than like what it is held against.",)
+            said = () if len(boxes) else (why_none(heat, phrase),)
             whole = over_image(heat, image.shape, phrase, self.name, "runner-up")
             point = hottest(whole)
             found.append(Located(phrase, self.name, self.model, whole, boxes, scores, point, against, (*notes, *said)))
