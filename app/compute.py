@@ -113,10 +113,13 @@ def draw(prepared: engine.Input, label: str, asked: Asked) -> engine.Heatmap | N
 
 
 @_in_turn
-def locate(image: engine.Image, phrases: list[str], locator: str, most: int, asked: Asked) -> list[engine.Located]:
-    """Where an image resembles each phrase, by a backbone's windows or patches. Raises EngineError."""
+def locate(
+    image: engine.Image, phrases: list[str], locator: str, most: int, asked: Asked, negatives: Sequence[str] = ()
+) -> list[engine.Located]:
+    """Where an image resembles each phrase, by a backbone's windows or patches. negatives : what it is held against, else
+    neutral phrases. Raises EngineError."""
     backbone = models.backbone(asked.backbone, asked.device, asked.precision)
-    return engine.locate(image, phrases, engine.load_locator(locator, backbone), most=most)
+    return engine.locate(image, phrases, engine.load_locator(locator, backbone), negatives, most)
 
 
 @_with_others

@@ -36,7 +36,12 @@ class Pointing:
             options = [(prompts.display(label), label) for label in prompts.labels]
         except engine.EngineError:  # the tab says what is wrong with the question
             options = []
-        return gr.update(choices=options, value=None, visible=bool(options))
+        return gr.update(choices=options, visible=bool(options))
+
+    def another_question(self, request: gr.Request | None, question: str, backbone: str, label: str | None) -> Updates:
+        """The classes of another question; what was taken of a class goes with the one before, one's own words stay."""
+        ui, gone = self.ui, {self.ui.phrase: "", self.ui.other: ""} if label else {}
+        return {ui.of_class: gr.update(value=None) | self.classes(request, question, backbone), **gone}
 
     def words(self, request: gr.Request | None, question: str, backbone: str, label: str | None) -> tuple[Any, Any]:
         """A class's name, and its name among the words about its look."""
@@ -56,11 +61,20 @@ class Pointing:
         full = engine.described(bank, label)
         return full.name, "" if full.text == full.name else full.text
 
+    def _rivals(self, request: gr.Request | None, question: str, backbone: str, label: str | None, phrase: str) -> list[str]:
+        """What a phrase is held against: the other classes of the question where it still is the name of the class that was
+        taken, else nothing of it. Raises EngineError."""
+        if not label or phrase != self.words(request, question, backbone, label)[0]:
+            return []
+        labels = self.host.prompts(self.host.asked(request, backbone, question)).labels
+        return [each for each in labels if each != label]
+
     def point(
         self, request: gr.Request | None, screen: Screen, index: int, frame: int, window: str, center: float, width: float,
-        invert: bool, areas: str, backbone: str, phrase: str, other: str, locator: str,
+        invert: bool, areas: str, backbone: str, question: str, label: str | None, phrase: str, other: str, locator: str,
     ) -> Updates:  # fmt: skip
-        """Where the image on the screen resembles each phrase; a sentence where something does not fit."""
+        """Where the image on the screen resembles each phrase; a sentence where something does not fit. label : the class whose
+        words were taken, if any."""
         now = screen.view, screen.look
         held = screen.held
         try:
@@ -69,7 +83,8 @@ class Pointing:
             image = self.read.image(screen, index, frame, window, center, width, invert, areas)
             phrases = [each.strip() for each in (phrase, other) if each.strip()]
             self.host.load(backbone)
-            found = compute.locate(image, phrases, locator, BOXES, self.host.asked(request, backbone, ""))
+            rivals = self._rivals(request, question, backbone, label, phrase.strip())
+            found = compute.locate(image, phrases, locator, BOXES, self.host.asked(request, backbone, ""), rivals)
             case = held[min(index or 0, len(held) - 1)]
             said = drawn(image, found, text.POINT_FRAME.format(frame=int(frame)) if case.series.frames > 1 else "")
         except engine.EngineError as error:
@@ -135,18 +150,28 @@ class Pointing:
             ui.other = gr.Textbox(
                 "", label=text.POINT_OTHER, info=text.POINT_OTHER_INFO, max_lines=3, elem_id="ps-point-other"
             )
-            ui.how = gr.Radio(list(text.POINT_LOCATORS), value=LOCATORS[0], label=text.POINT_LOCATOR, elem_id="ps-point-how")
+            ui.how = gr.Radio(
+                list(text.POINT_LOCATORS),
+                value=LOCATORS[0],
+                label=text.POINT_LOCATOR,
+                info=text.POINT_LOCATOR_INFO,
+                elem_id="ps-point-how",
+            )
             ui.show = gr.Button(text.POINT_SHOW, size="sm", variant="primary", elem_id="ps-point-show")
             ui.pointed = gr.HTML("", elem_id="ps-pointed")
 
     def wire(self) -> None:
         ui, read = self.ui, self.read.ui
         every: dict[str, Any] = {"trigger_mode": "multiple", **HIDDEN}
-        asked = [read.screen, read.file, *self.read.view_of(), read.backbone, ui.phrase, ui.other, ui.how]
+        words = [ui.of_class, ui.phrase, ui.other]
+        asked = [read.screen, read.file, *self.read.view_of(), read.backbone, read.prompts, *words, ui.how]
         for event in (ui.show.click, ui.phrase.submit, ui.other.submit):
             event(self.point, asked, ui.pointed, show_progress_on=ui.pointed, **every)
         ui.fold.expand(self.classes, [read.prompts, read.backbone], ui.of_class, show_progress="hidden", **every)
-        read.prompts.change(self.classes, [read.prompts, read.backbone], ui.of_class, show_progress="hidden", **every)
+        read.prompts.change(
+            self.another_question, [read.prompts, read.backbone, ui.of_class], words, show_progress="hidden", **every
+        )
+        read.clear.click(lambda: (None, "", ""), None, words, show_progress="hidden", **every)
         ui.of_class.input(
             self.words, [read.prompts, read.backbone, ui.of_class], [ui.phrase, ui.other], show_progress="hidden", **every
         )
@@ -171,10 +196,11 @@ def drawn(image: engine.Image, found: Sequence[engine.Located], frame: str = "")
     for each in found:
         words = escape(each.phrase.text)
         rows = "".join(f"<li>{_said(image, box, score)}</li>" for box, score in zip(each.boxes, each.scores, strict=True))
-        answer = f"<ol>{rows}</ol>" if rows else f'<p role="status">{text.POINT_NOTHING}</p>'
+        answer = f"<ol>{rows}</ol>" if rows else f'<p role="status">{escape(each.notes[-1])}</p>'  # it says why there is none
         source = render.data_address(_picture(image, each))
+        alt, ratio = escape(text.POINT_ALT.format(phrase=each.phrase.text)), image.shape[1] / image.shape[0]
         figures.append(
-            f'<figure><img src="{source}" alt="{escape(text.POINT_ALT.format(phrase=each.phrase.text))}">'
+            f'<figure><div class="ps-point-picture" style="--ps-ratio:{ratio:.4f}"><img src="{source}" alt="{alt}">{_numbers(image, each.boxes)}</div>'
             f"<figcaption><b>{words}</b>{answer}</figcaption></figure>"
         )
     first, which = found[0], f'<p class="ps-small">{escape(frame)}</p>' if frame else ""
@@ -185,6 +211,15 @@ def drawn(image: engine.Image, found: Sequence[engine.Located], frame: str = "")
         f'<p class="ps-small">{text.POINT_CARE}</p><details class="ps-facts"><summary>{text.POINT_HOW}</summary>'
         f'<p class="ps-small">{escape(text.POINT_AGAINST.format(model=first.model, against=against))}</p>'
         f'<ul class="ps-small">{notes}</ul></details></section>'
+    )
+
+
+def _numbers(image: engine.Image, boxes: np.ndarray) -> str:
+    """The number of each box at its corner in the picture, the first on top."""
+    rows, columns = image.shape
+    return "".join(
+        f'<span style="left:{100 * x0 / columns:.1f}%;top:{100 * y0 / rows:.1f}%" aria-hidden="true">{number}</span>'
+        for number, (x0, y0, *_) in reversed(list(enumerate(boxes.astype(float), start=1)))
     )
 
 

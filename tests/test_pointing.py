@@ -5,6 +5,8 @@ Run: python -m pytest tests/test_pointing.py
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gradio as gr
 import numpy as np
 import pytest
@@ -29,12 +31,12 @@ def read(tmp_path, monkeypatch):
 
 def found(image, phrases):
     heat = engine.Heatmap(np.zeros((4, 4), np.float32), engine.Box(0, 0, *map(float, image.shape)), phrases[0], "windows")
-    boxes, scores = np.array([[0, 0, 8, 4]], np.float32), np.array([0.7], np.float32)
+    boxes, scores = np.array([[0, 0, 8, 4], [16, 8, 24, 24]], np.float32), np.array([0.7, 0.6], np.float32)
     return [engine.Located(engine.Phrase(each), "windows", "a model", heat, boxes, scores, None) for each in phrases]
 
 
-def asked(frame=2, phrase="bone", backbone="scope-mini"):
-    return 0, frame, "", 40.0, 400.0, False, "", backbone, phrase, "", "windows"
+def asked(frame=2, phrase="bone", backbone="scope-mini", question="modality", label=None, other=""):
+    return 0, frame, "", 40.0, 400.0, False, "", backbone, question, label, phrase, other, "windows"
 
 
 @pytest.fixture
@@ -49,6 +51,8 @@ def test_boxes_are_not_shown_under_another_frame(read, screen, monkeypatch):
     monkeypatch.setattr(compute, "locate", lambda image, phrases, *_: found(image, phrases))
     said = pointing.point(None, screen, *asked())[pointing.ui.pointed]
     assert "Frame 2" in said and "top left of the picture" in said and "score 0.70" in said
+    assert 'style="left:0.0%;top:0.0%" aria-hidden="true">1<' in said  # each frame has its number in the picture, too
+    assert 'style="left:50.0%;top:25.0%" aria-hidden="true">2<' in said and "--ps-ratio:1.0000" in said
 
     def moved(image, phrases, *_):
         read.look(None, screen, 0, 3, "", 40.0, 400.0, False, "", "scope-mini", "modality", "", None, 0.5)
@@ -82,3 +86,44 @@ def test_a_class_that_nobody_wrote_of_gives_its_name_alone(read, monkeypatch):
     other = type(made)(made.head, made.card | {"labels": ["cyst", *made.labels[1:]], "display": ["Cyst", "b", "c"]})
     monkeypatch.setattr(pointing.host, "prompts", lambda asked: other)
     assert pointing.words(None, "busi-zero-shot", "scope-mini", "cyst") == ("Cyst", "")
+
+
+def test_a_class_is_held_against_the_other_classes_and_ones_own_words_against_neutral_ones(read, screen, monkeypatch):
+    """Bug: the page held a class against "background" and "normal tissue", the command line and docs/locate.md against the others."""
+    pointing, against = read.pointing, []
+
+    def noted(image, phrases, locator, most, asked, negatives):
+        against.append(list(negatives))
+        return [replace(each, negatives=tuple(negatives)) for each in found(image, phrases)]
+
+    monkeypatch.setattr(compute, "locate", noted)
+    of_class = {"question": "busi-zero-shot", "label": "malignant tumor"}
+    name, look = pointing.words(None, "busi-zero-shot", "scope-mini", "malignant tumor")
+    said = pointing.point(None, screen, *asked(phrase=name, other=look, **of_class))[pointing.ui.pointed]
+    assert "every place is held against: benign tumor, normal scan." in said
+    pointing.point(None, screen, *asked(phrase="bone", **of_class))
+    pointing.point(None, screen, *asked(phrase=name, question="busi-zero-shot"))
+    assert against == [["benign tumor", "normal scan"], [], []]
+
+
+def test_words_that_fit_the_whole_picture_are_said_to(read, screen, monkeypatch):
+    """Bug: a frame around the whole picture was "the middle of the picture"."""
+    pointing = read.pointing
+
+    def nowhere(image, phrases, *_):
+        none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+        return [replace(e, boxes=none[0], scores=none[1], notes=("Seen.", "'<b>' fits all.")) for e in found(image, phrases)]
+
+    monkeypatch.setattr(compute, "locate", nowhere)
+    said = pointing.point(None, screen, *asked())[pointing.ui.pointed]
+    assert '<p role="status">&#x27;&lt;b&gt;&#x27; fits all.</p>' in said and "<ol>" not in said
+
+
+def test_the_words_of_a_class_go_with_its_question_and_ones_own_stay(read):
+    """Bug: "greyscale, fan-shaped sector" was asked of the next question's images."""
+    ui, about = read.pointing.ui, ("busi-zero-shot", "scope-mini")
+    gone = read.pointing.another_question(None, *about, "ultrasound")
+    assert gone[ui.phrase] == gone[ui.other] == "" and gone[ui.of_class]["value"] is None
+    assert [value for _, value in gone[ui.of_class]["choices"]] == list(engine.task("busi").names)
+    assert set(read.pointing.another_question(None, *about, None)) == {ui.of_class}
+    assert "value" not in read.pointing.classes(None, *about)  # opening the fold again keeps what was chosen
