@@ -307,7 +307,7 @@ class Library:
             return ""
         model, learner = self.host.backbone(self.settings.backbone), attributes or engine.METHODS["description-ensemble"]()
         features = self.features(request, workspace, examples, after.id)
-        found = engine.effect_of_words(model, before, after, examples, features, learner, "accuracy")
+        found = engine.effect_of_words(model, before, after, examples, features, learner)
         if attributes:
             return f"{text.WORDS_EFFECT} {found.in_words()} {text.WORDS_EFFECT_CARE}"
         shares = (found.before, found.after)

@@ -81,44 +81,53 @@ MAP_TITLES = {
     "occlusion": "occlusion (slow: hides one place after the other)",
 }
 WORDS = "Names and look of this class"
-WORDS_ABOUT = "Words from which “attribute prompts” are made, the best first, divided by semicolons."
+WORDS_ABOUT = "Words from which “attribute prompts” are made, the best first, divided by commas, or by semicolons where a comma is part of the words."
 WORDS_KINDS = {
-    "medical": "Names in medicine",
+    "medical": "Names in a textbook",
     "query": "Names as one would search for it",
     "lay": "Everyday names",
     "colour": "Colour",
     "shape": "Shape",
-    "location": "Place",
+    "location": "Location",
     "texture": "Texture",
 }
-WORDS_NAME = "The prompts call the class by"
+WORDS_NAME = "Preview and measure with"
+WORDS_NAME_INFO = "Below, and in what Save tells of your images. This is a way of looking: it is not saved."
 WORDS_BY = (
     ("its own name", "class"),
-    ("its name in medicine", "medical"),
-    ("a search name", "query"),
-    ("an everyday name", "lay"),
+    ("its name in a textbook", "medical"),
+    ("its name as one would search for it", "query"),
+    ("its everyday name", "lay"),
 )
 WORDS_SAVE = "Save names and look"
 WORDS_SAVED = "Saved: {kinds}."
 WORDS_SAME = "Nothing was changed."
-WORDS_EFFECT = "Such prompts alone, on your labelled images:"
+WORDS_UNSAVED = "Not saved yet: {names}. These words stay here until you save them or leave the page."
+WORDS_EFFECT = "Such prompts alone, on your labelled images, each class counting the same:"
 WORDS_EFFECT_CARE = "Changing the words until this rises makes later results on these images too good."
 WORDS_TOO_MANY = "There are {images} labelled images; words are tried on up to {most}."
 WORDS_TOO_MANY_HINT = "Use `python -m engine words propose` for more."
 WORDS_NO_MODEL = "This page has no language model."
-WORDS_NO_MODEL_HINT = "Whoever runs it can name one with PROMPTSCOPE_MASKED_LM."
+WORDS_NO_MODEL_HINT = "Ask whoever runs this page: PROMPTSCOPE_MASKED_LM names one."
 WORDS_READ = "How the model reads this class"
 WORDS_PROPOSE = "Which words help?"
 WORDS_TRYING = "Trying words on your labelled images"
 WORDS_NONE_LABELLED = "There is no labelled image of this task to try words on."
 WORDS_NONE_LABELLED_HINT = "Label some in the tab Teach first."
 WORDS_TRIED = "The best ways to write the prompts"
+WORDS_PLAIN = " (the plain name)"
+WORDS_TODAY = " (as attribute prompts are made today, unless told otherwise)"
+WORDS_USE = (
+    "To use one of these ways: in the tab Teach choose “Words alone”, open “Advanced”, take the method “Attribute prompts”, and write it "
+    "into the options: name = class (its own), medical (textbook), query (search) or lay (everyday); slots = such as colour, shape; "
+    "ranks = how many variants. Then teach."
+)
 WORDS_SCORE = "Right, each class counting the same"
 WORDS_CHOSEN = "The best of many looks better than it is: the sentence above judges it on images that it was not chosen on."
 WORDS_FILL = "Fill all classes by a language model"
 WORDS_LOADING = "Loading the language model (the first time it is downloaded, some 440 MB)"
 WORDS_FILLING = "The language model chooses words"
-WORDS_FILLED = "Colour, shape, place and texture of every class are now what {model} says. Nobody has reviewed them."
+WORDS_FILLED = "Colour, shape, location and texture of every class are now what {model} says. Nobody has reviewed them."
 WORDS_UNDO = "Take back"
 WORDS_BACK = "The words are as they were before they were filled; what you have edited since stays."
 POINT_FRAME = "Frame {frame}"
@@ -127,7 +136,7 @@ POINT_CLASS = "Take the words of a class"
 POINT_PHRASE = "What to look for"
 POINT_EXAMPLE = "for example: dark irregular mass"
 POINT_OTHER = "Beside it, in other words (optional)"
-POINT_OTHER_INFO = "Such as the same with its colour, shape and place, to see what these words change."
+POINT_OTHER_INFO = "Such as the same with its colour, shape and location, to see what these words change."
 POINT_LOCATOR = "Found by"
 POINT_LOCATOR_INFO = (
     "Parts, one by one: the better way with the page's own model. Where a thing was pasted into a picture it pointed at it in 78 of "
@@ -699,7 +708,7 @@ BANK_SAVED = "Saved in your workspace for “{name}”: your {own}."
 BANK_SAVED_FILLED = "Saved in your workspace for “{name}”: your {own}, and {templates} to fill up."
 BANK_UNSAVED = "Not saved yet: what you wrote about {names}. It stays here until you save it or leave the page."
 BANK_EFFECT = (
-    "On your {images} labelled images the descriptions alone were right in {before} before and {after} now. "
+    "On your {images} labelled images the descriptions alone were right in {before} before and {after} now, each class counting the same. "
     "Changing the words until this rises makes later results on these images too good."
 )
 LIBRARY_SENTENCES = "{count} sentences"

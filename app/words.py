@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,21 @@ class Form:
         return {kind: each for kind, each in zip(KINDS, fields, strict=True) if each != self.shown.get(kind, "")}
 
 
+@dataclass
+class Acts:
+    """What a visitor has done in the form, counted: the answer to an act is shown while it is the latest. It is changed where it
+    lies, as a Screen is."""
+
+    latest: int = 0
+
+    def begin(self) -> int:
+        self.latest += 1
+        return self.latest
+
+    def said(self, act: int, answer: str) -> Any:
+        return answer if act == self.latest else gr.skip()
+
+
 class Words:
     """Handlers of the fold below the descriptions, whose task and class they are about."""
 
@@ -68,18 +84,21 @@ class Words:
         if before.task and fields:
             drafts |= {(before.task, before.label, kind): each for kind, each in before.changed(fields).items()}
         if task is None or label not in task.names:
-            return {**dict.fromkeys(ui.fields.values(), ""), ui.read: "", ui.form: _packed(Form(drafts=_listed(drafts)))}
+            nothing = {**dict.fromkeys(ui.fields.values(), ""), ui.read: "", ui.unsaved: ""}
+            return nothing | {ui.form: _packed(Form(drafts=_listed(drafts)))}
         held = _held(task)[label]
-        shown = {kind: "; ".join(held[kind]) for kind in KINDS}
+        shown = {kind: _joined(held[kind]) for kind in KINDS}
         texts = dict(shown)
         for kind in KINDS:
             draft = drafts.pop((name, label, kind), None)
             if draft is not None and _split(draft) != held[kind]:
                 texts[kind] = draft
+        kept = {**drafts, **{(name, label, kind): texts[kind] for kind in KINDS if texts[kind] != shown[kind]}}
         return {
             **{ui.fields[kind]: texts[kind] for kind in KINDS},
             ui.form: _packed(Form(name, label, shown, _listed(drafts))),
             ui.read: _read(task, label, by),
+            ui.unsaved: _unsaved(self.library.tasks(request), kept),
         }
 
     def write(
@@ -101,8 +120,11 @@ class Words:
                 thoughts += more
         backbone, workspace = self.host.backbone(self.host.settings.backbone), self.host.workspace(request)
         compute.from_words(changed, self.host.asked(request, backbone.id, name), METHOD)  # a prompt that is too long is none
-        held = _held(changed)
-        kept = {label: {kind: held[label][kind] for kind in kinds} for label, kinds in words.items()}
+        was = _held(task)
+        kept = {
+            label: {kind: each for kind, each in kinds.items() if each != was[label][kind]}
+            for label, kinds in _held(changed).items()
+        }
         if name not in workspace.tasks():
             workspace.adopt(name)
         steps = (made or engine.descriptions(changed)).provenance
@@ -110,33 +132,38 @@ class Words:
         method = engine.METHODS[METHOD](engine.METHODS[METHOD].Config(name=by))
         return changed, thoughts, self.library.effect(request, workspace, task, changed, method)
 
-    def save(self, request: gr.Request | None, by: str, form: str, *fields: str) -> Updates:
+    def save(self, request: gr.Request | None, acts: Acts, by: str, form: str, *fields: str) -> Updates:
         """What was changed in the fields, of the class that they are of."""
-        ui, at = self.ui, Form.read(form)
+        ui, at, act = self.ui, Form.read(form), acts.begin()
         changed = {kind: _split(each) for kind, each in at.changed(fields).items()}
         if not at.task or not changed:
-            return {ui.said: shelf.said(text.WORDS_SAME)}
+            return {ui.said: acts.said(act, shelf.said(text.WORDS_SAME))}
         try:
             _, thoughts, effect = self.write(request, at.task, {at.label: changed}, by)
         except engine.EngineError as error:
-            return {ui.said: render.error(str(error))}
+            return {ui.said: acts.said(act, render.error(str(error)))}
         kinds = ", ".join(text.WORDS_KINDS[kind] for kind in changed)
-        return {ui.said: shelf.said(f"{text.WORDS_SAVED.format(kinds=kinds)} {effect}".strip(), thoughts)}
+        said = shelf.said(f"{text.WORDS_SAVED.format(kinds=kinds)} {effect}".strip(), thoughts)
+        return {ui.said: acts.said(act, said)}
 
     @cached_property
     def language(self) -> Any:
-        """The language model that fills slots. Raises EngineError."""
+        """The language model that fills slots. Raises BackboneError; why there is none is for whoever runs the page, in its log."""
         model = self.host.settings.masked_lm
-        made = engine.generator("masked-lm", **({"model": model} if model else {}))
-        made.filler.model.eval()  # it is loaded here, in nobody's turn
+        try:
+            made = engine.generator("masked-lm", **({"model": model} if model else {}))
+            made.filler.model.eval()  # it is loaded here, in nobody's turn
+        except engine.EngineError as error:
+            logging.getLogger(__name__).warning("There is no language model to fill words with. %s", error)
+            raise engine.BackboneError(text.WORDS_NO_MODEL, text.WORDS_NO_MODEL_HINT) from error
         return made
 
     def fill(
-        self, request: gr.Request | None, before: tuple[str, Held, Held] | None, name: str, by: str,
+        self, request: gr.Request | None, acts: Acts, before: tuple[str, Held, Held] | None, name: str, by: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio puts its own in this place
     ) -> Updates:  # fmt: skip
         """The slots of every class, by a masked language model. What was there can be had back."""
-        ui = self.ui
+        ui, act = self.ui, acts.begin()
         try:
             if not self._can_fill:
                 raise engine.BackboneError(text.WORDS_NO_MODEL, text.WORDS_NO_MODEL_HINT)
@@ -152,15 +179,16 @@ class Words:
             }
             changed, thoughts, effect = self.write(request, name, found, by, bank)
         except engine.EngineError as error:
-            return {ui.said: render.error(str(error))}
+            return {ui.said: acts.said(act, render.error(str(error)))}
         if before and before[0] == name:
             was = before[1]  # as it was before the first time
         said = shelf.said(f"{text.WORDS_FILLED.format(model=bank.provenance[-1]['model'])} {effect}".strip(), thoughts)
-        return {ui.said: said, ui.before: (name, was, _slots(_held(changed))), ui.undo: gr.update(visible=True)}
+        filled = (name, was, _slots(_held(changed)))
+        return {ui.said: acts.said(act, said), ui.before: filled, ui.undo: gr.update(visible=True)}
 
-    def take_back(self, request: gr.Request | None, before: tuple[str, Held, Held] | None, by: str) -> Updates:
+    def take_back(self, request: gr.Request | None, acts: Acts, before: tuple[str, Held, Held] | None, by: str) -> Updates:
         """The slots as they were before they were filled, but for those that were edited since."""
-        ui, hidden = self.ui, gr.update(visible=False)
+        ui, hidden, act = self.ui, gr.update(visible=False), acts.begin()
         if not before:
             return {ui.undo: hidden}
         name, was, filled = before
@@ -173,20 +201,22 @@ class Words:
             }
             *_, effect = self.write(request, name, back, by)
         except engine.EngineError as error:
-            return {ui.said: render.error(str(error))}
-        return {ui.said: shelf.said(f"{text.WORDS_BACK} {effect}".strip()), ui.before: None, ui.undo: hidden}
+            return {ui.said: acts.said(act, render.error(str(error)))}
+        said = shelf.said(f"{text.WORDS_BACK} {effect}".strip())
+        return {ui.said: acts.said(act, said), ui.before: None, ui.undo: hidden}
 
     def propose(
-        self, request: gr.Request | None, name: str,
+        self, request: gr.Request | None, acts: Acts, name: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio puts its own in this place
     ) -> Updates:  # fmt: skip
         """Which names and slots help on the labelled images of the task."""
+        act = acts.begin()
         try:
             found = self.proposal(request, name, lambda done, of: progress((done, of), desc=text.WORDS_TRYING))
             said = _proposed(found)
         except engine.EngineError as error:
             said = render.error(str(error))
-        return {self.ui.said: said}
+        return {self.ui.said: acts.said(act, said)}
 
     def proposal(
         self, request: gr.Request | None, name: str, far: Callable[[int, int], None] | None = None
@@ -224,7 +254,7 @@ class Words:
         (on labelled images, or empty).
         """
         changed, thoughts, effect = self.write(request, task, {label: {kind: words}})
-        return {"thoughts": thoughts, "prompts": list(_prompts(changed, label)), "effect": effect}
+        return {"thoughts": thoughts, "prompts": list(_prompts(changed, changed.label_of(label))), "effect": effect}
 
     def propose_words(self, request: gr.Request, task: str) -> dict[str, Any]:
         """Tries names and slots of attribute prompts on the caller's labelled images of a task (those of a test split are left
@@ -243,7 +273,7 @@ class Words:
 
     def lay_out(self) -> None:
         ui = self.ui
-        ui.before = gr.State(None)
+        ui.before, ui.acts = gr.State(None), gr.State(Acts())
         with gr.Accordion(text.WORDS, open=False, elem_id="ps-words") as ui.fold:
             gr.HTML(f'<p class="ps-small">{text.WORDS_ABOUT}</p>')
             ui.fields = {}
@@ -251,11 +281,14 @@ class Words:
                 with gr.Row():
                     for kind in row:
                         ui.fields[kind] = gr.Textbox(
-                            "", label=text.WORDS_KINDS[kind], max_lines=4, min_width=120, elem_id=f"ps-words-{kind}"
+                            "", label=text.WORDS_KINDS[kind], max_lines=20, min_width=120, elem_id=f"ps-words-{kind}"
                         )
-            ui.by = gr.Radio(list(text.WORDS_BY), value="class", label=text.WORDS_NAME, elem_id="ps-words-by")
+            ui.unsaved = gr.HTML("", elem_id="ps-words-unsaved")
             ui.save = gr.Button(text.WORDS_SAVE, variant="primary", size="sm", elem_id="ps-words-save")
             ui.said = gr.HTML("", elem_id="ps-words-said")
+            ui.by = gr.Radio(
+                list(text.WORDS_BY), value="class", label=text.WORDS_NAME, info=text.WORDS_NAME_INFO, elem_id="ps-words-by"
+            )
             ui.read = gr.HTML("", elem_id="ps-words-read")
             with gr.Row():
                 ui.propose = gr.Button(text.WORDS_PROPOSE, size="sm", elem_id="ps-words-propose", min_width=120)
@@ -275,7 +308,7 @@ class Words:
         """What `show` takes, and gives."""
         ui, bank = self.ui, self.library.ui
         fields = list(ui.fields.values())
-        return [bank.bank_task, bank.label, ui.by, ui.form, *fields], [*fields, ui.form, ui.read]
+        return [bank.bank_task, bank.label, ui.by, ui.form, *fields], [*fields, ui.form, ui.read, ui.unsaved]
 
     def wire(self, *chosen: Any) -> None:
         """chosen : events after which another class is in the editor."""
@@ -283,17 +316,18 @@ class Words:
         takes, gives = self.shown()
         fields = list(ui.fields.values())
         how: dict[str, Any] = {"show_progress_on": ui.said, **HIDDEN}
-        saved = ui.save.click(self.save, [ui.by, ui.form, *fields], ui.said, **how)
-        filled = ui.fill.click(self.fill, [ui.before, bank.bank_task, ui.by], [ui.said, ui.before, ui.undo], **how)
-        back = ui.undo.click(self.take_back, [ui.before, ui.by], [ui.said, ui.before, ui.undo], **how)
-        ui.propose.click(self.propose, bank.bank_task, ui.said, **how)
+        saved = ui.save.click(self.save, [ui.acts, ui.by, ui.form, *fields], ui.said, **how)
+        turned = [ui.said, ui.before, ui.undo]
+        filled = ui.fill.click(self.fill, [ui.acts, ui.before, bank.bank_task, ui.by], turned, **how)
+        back = ui.undo.click(self.take_back, [ui.acts, ui.before, ui.by], turned, **how)
+        ui.propose.click(self.propose, [ui.acts, bank.bank_task], ui.said, **how)
         after = [ui.fold.expand, ui.by.input, *(each.then for each in (*chosen, saved, filled, back))]
         for event in after:
             event(self.show, takes, gives, show_progress="hidden", **HIDDEN)
         for event in (saved, filled, back):  # the task may be a new one of the workspace, and its words are listed
             event.then(self.library.shown_bank, bank.bank_task, [bank.bank, bank.holds], show_progress="hidden", **HIDDEN)
         for event in chosen:
-            event.then(lambda: "", None, ui.said, show_progress="hidden", **HIDDEN)
+            event.then(lambda acts: acts.said(acts.begin(), ""), ui.acts, ui.said, show_progress="hidden", **HIDDEN)
 
     def endpoints(self) -> None:
         programs.offer(self.edit_words, "edit_words")
@@ -314,7 +348,26 @@ def _slots(held: Held) -> Held:
 
 
 def _split(words: str) -> list[str]:
-    return list(dict.fromkeys(" ".join(each.split()) for each in re.split(r"[;\n]", words) if each.strip()))
+    """Divided at semicolons, and where there are none at commas, as on the command line."""
+    divided = re.split(r"[;\n]" if ";" in words else r"[,\n]", words)
+    return list(dict.fromkeys(" ".join(each.split()) for each in divided if each.strip()))
+
+
+def _joined(words: Sequence[str]) -> str:
+    """What `_split` divides into these."""
+    joined = "; ".join(words)
+    return f"{joined};" if "," in joined and ";" not in joined else joined
+
+
+def _unsaved(tasks: Mapping[str, engine.Task], drafts: Mapping[tuple[str, str, str], str]) -> str:
+    """Of which classes words are not saved yet, and which words."""
+    kinds: dict[str, list[str]] = {}
+    for name, label, kind in drafts:
+        shown = next((each.display for each in tasks[name].labels if each.name == label), "") if name in tasks else ""
+        if shown and kind in KINDS:
+            kinds.setdefault(shown, []).append(text.WORDS_KINDS[kind])
+    listed = "; ".join(f"“{shown}” ({', '.join(each)})" for shown, each in kinds.items())
+    return shelf.said(text.WORDS_UNSAVED.format(names=listed)) if listed else ""
 
 
 def _packed(form: Form) -> str:
@@ -336,10 +389,18 @@ def _read(task: engine.Task, label: str, by: str) -> str:
 
 
 def _proposed(found: engine.Proposal) -> str:
+    """What was found, and a table: the best five ways, and where the plain name and the ways of today stand among all."""
+    usual = engine.METHODS[METHOD].Config()
+    by_usual = [each for each in found.tried if each.config.name == usual.name]
+    today = max(by_usual, key=lambda each: (len(each.config.chosen), each.config.ranks))
+    plain = next(each for each in by_usual if not each.config.chosen)
+    marks = {id(today): text.WORDS_TODAY, id(plain): text.WORDS_PLAIN}
     rows = "".join(
-        f'<tr><td>{escape(each.in_words())}</td><td class="ps-number">{100 * each.score:.0f} %</td></tr>'
-        for each in found.tried[:5]
+        f'<tr><td>{place}.</td><td>{escape(each.in_words())}{marks.get(id(each), "")}</td><td class="ps-number">{100 * each.score:.0f} %</td></tr>'
+        for place, each in enumerate(found.tried, start=1)
+        if place <= 5 or id(each) in marks
     )
-    head = f"<tr><th>{text.WORDS_TRIED}</th><th>{text.WORDS_SCORE}</th></tr>"
+    head = f"<tr><th></th><th>{text.WORDS_TRIED}</th><th>{text.WORDS_SCORE}</th></tr>"
     table = f'<table class="ps-rows"><thead>{head}</thead><tbody>{rows}</tbody></table>'
-    return f'<div class="ps-notes" role="status"><p>{escape(found.in_words())}</p>{table}<p class="ps-small">{text.WORDS_CHOSEN}</p></div>'
+    below = f'<p class="ps-small">{text.WORDS_CHOSEN}</p><p class="ps-small">{text.WORDS_USE}</p>'
+    return f'<div class="ps-notes" role="status"><p>{escape(found.in_words())}</p>{table}{below}</div>'

@@ -159,7 +159,10 @@ def test_a_box_that_is_the_whole_picture_is_none_and_the_note_says_so():
     assert len(boxes_of(heat, (10, 10), 5)[0]) == 0
     phrase = engine.Phrase("dark oval mass")
     assert why_none(heat, phrase) == "'dark oval mass' fits the whole picture: no place stands out."
-    assert why_none(np.full((10, 10), 0.9, np.float32), phrase) == "'dark oval mass' fits the whole picture: no place stands out."
+    assert (
+        why_none(np.full((10, 10), 0.9, np.float32), phrase)
+        == "'dark oval mass' fits the whole picture: no place stands out."
+    )
     heat[4:6, 2:4] = 1.9  # what stands out in it is found
     np.testing.assert_allclose(boxes_of(heat, (10, 10), 5)[0], [[2, 4, 4, 6]])
     bright = engine.Image(np.random.default_rng(0).uniform(0.8, 0.9, (64, 64)).astype(np.float32))
