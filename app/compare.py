@@ -125,14 +125,17 @@ class Compare:
             prompts = _loaded(workspace.prompts / name)
             if prompts and _fits(prompts, task, backbone):
                 short = name.removesuffix(f"-{backbone}")
-                found.append((text.OF_YOURS.format(method=_method(prompts), name=short), f"set:{name}"))
+                title = text.OF_YOURS.format(method=_method(prompts), name=short)
+                found.append((f"{title}{_earlier(prompts, task)}", f"set:{name}"))
         for job in workspace.jobs(task.id):
             prompts = _loaded(workspace.jobs_folder / job.id / "prompts")
             if job.state == "done" and prompts and _fits(prompts, task, backbone):
                 when = gallery.when(job.ended)
-                found.append((text.OF_TRAINING.format(method=_method(prompts), when=when), f"training:{job.id}"))
+                title = text.OF_TRAINING.format(method=_method(prompts), when=when)
+                found.append((f"{title}{_earlier(prompts, task)}", f"training:{job.id}"))
         for method in engine.instant():
-            found.append((text.OF_WORDS.format(method=text.METHOD_TITLES[method]), f"words:{method}"))
+            words = text.OF_WORDS_NOW if engine.METHODS[method].needs_descriptions else text.OF_WORDS
+            found.append((words.format(method=text.METHOD_TITLES[method]), f"words:{method}"))
         for name in engine.library():
             prompts = _loaded(engine.LIBRARY / name) if name.startswith(f"{task.id}-") else None
             if prompts and prompts.card["method"]["name"] not in engine.instant() and _fits(prompts, task, backbone):
@@ -317,7 +320,8 @@ class Compare:
             result = workspace.result(job.id) if job and job.task == task.id else None
         except engine.DataError:  # the result was deleted: nothing says what it has seen
             result = None
-        return engine.candidate(title.format(method=_method(prompts)), prompts, False, cases, result)
+        title = f"{title.format(method=_method(prompts))}{_earlier(prompts, task)}"
+        return engine.candidate(title, prompts, False, cases, result)
 
     # taking along
 
@@ -599,8 +603,25 @@ def _different(rivals: list[engine.Candidate]) -> list[engine.Candidate]:
 
 
 def _method(prompts: engine.PromptSet) -> str:
-    name = prompts.card["method"]["name"]
-    return text.METHOD_TITLES.get(name, name)
+    """With the words that attribute prompts were told to use, where these are not the usual ones."""
+    name, words = prompts.card["method"]["name"], prompts.card.get("words")
+    title = text.METHOD_TITLES.get(name, name)
+    if not words:
+        return title
+    called = {value: shown for shown, value in text.WORDS_BY}
+    told = [called[words["name"]]] * (words["name"] != "class")
+    if words["slots"] != list(engine.SLOTS):
+        told.append(", ".join(text.WORDS_KINDS[each].lower() for each in words["slots"]) or text.WORDS_NO_LOOK)
+    return f"{title} ({'; '.join(told)})" if told else title
+
+
+def _earlier(prompts: engine.PromptSet, task: engine.Task) -> str:
+    """What to add to a set's name where the task's words have changed since it was made of them."""
+    about = prompts.card.get("descriptions")
+    try:
+        return text.EARLIER_WORDS if about and about["sha256"] != engine.descriptions(task).sha256 else ""
+    except engine.EngineError:  # nobody wrote of the task any more
+        return text.EARLIER_WORDS
 
 
 def _loaded(place: Any) -> engine.PromptSet | None:

@@ -99,6 +99,7 @@ WORDS_BY = (
     ("its name as one would search for it", "query"),
     ("its everyday name", "lay"),
 )
+WORDS_NO_LOOK = "the name alone"
 WORDS_SAVE = "Save names and look"
 WORDS_SAVED = "Saved: {kinds}."
 WORDS_SAME = "Nothing was changed."
@@ -543,6 +544,8 @@ CHOOSE_RIVALS_INFO = (
     "Up to eight. The first is what the others are compared with. “Train now” teaches it first, from the same images"
 )
 OF_WORDS = "{method}, from words alone"
+OF_WORDS_NOW = "{method}, from the words as they are now"
+EARLIER_WORDS = ", with earlier words"
 OF_LIBRARY = "{method}, from the library"
 OF_YOURS = "{method}, yours ({name})"
 YOURS = "{method}, yours"

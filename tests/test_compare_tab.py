@@ -23,7 +23,7 @@ from gradio_client import Client, handle_file
 
 import engine
 from app import audit, cases, columns, page, text
-from app.compare import Compare, Found, Going
+from app.compare import Compare, Found, Going, _earlier, _method
 from app.host import Host, Screen
 from app.read import Read
 from app.settings import Settings
@@ -436,3 +436,17 @@ def test_programs_are_told_what_is_wrong(client):
         client.predict(TASK, WORDS, "", "pdf", False, api_name="/comparison_report")
     with pytest.raises(Exception, match=r"There is no task 'nowhere'"):
         client.predict("nowhere", WORDS, "", api_name="/compare_cases")
+
+
+def test_a_set_of_words_says_which_words_it_was_made_of(host):
+    """Bug: after an edit, the set of the old words and that of the new ones had the same name."""
+    backbone, task, made = host.backbone("scope-mini"), engine.task("busi"), engine.METHODS["attribute-prompts"]
+    plain = made().learn(backbone, task)
+    assert (_method(plain), _earlier(plain, task)) == ("Attribute prompts", "")
+    edited, _ = engine.edit_words(task, "benign tumor", "colour", ["pale"])
+    assert _earlier(plain, edited) == ", with earlier words" and _earlier(made().learn(backbone, edited), edited) == ""
+    told = made(made.Config(name="lay", slots="colour, shape")).learn(backbone, task)
+    assert _method(told) == "Attribute prompts (its everyday name; colour, shape)"
+    assert _method(made(made.Config(slots="")).learn(backbone, task)) == "Attribute prompts (the name alone)"
+    zero = engine.METHODS["zero-shot"]().learn(backbone, task)
+    assert (_method(zero), _earlier(zero, edited)) == ("Zero-shot", "")
