@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+import PIL.Image
 import pytest
 from playwright.sync_api import expect
 from test_browser import CT, chromium, picture, pytestmark, running, upload  # noqa: F401 - fixtures and marks
@@ -81,6 +83,36 @@ def test_the_words_of_a_class_are_taken_with_its_look_beside_its_name(tab):
     expect(field(tab, "phrase")).to_have_value(full.name)
     expect(field(tab, "other")).to_have_value(full.text)
     assert full.name in full.text != full.name
+    tab.get_by_role("button", name="Show where").click()
+    found = tab.locator("#ps-pointed")
+    expect(found.locator("figure")).to_have_count(2, timeout=60_000)
+    expect(found).to_contain_text("every place is held against: benign tumor, normal scan.")
+    tab.locator("#ps-prompts input").click()
+    tab.get_by_role("option", name=re.compile("Kind of image")).first.click()
+    for name in ("phrase", "other"):  # the words of a class go with its question
+        expect(field(tab, name)).to_have_value("", timeout=60_000)
+
+
+def test_a_tall_picture_fits_the_window_with_its_numbers_and_clear_takes_the_words(tab, tmp_path):
+    """Bug: the picture of a tall image was as wide as its column, 4000 pixels high, with the answer below."""
+    pixels = np.random.default_rng(0).integers(0, 60, (1200, 200)).astype(np.uint8)
+    pixels[900:950, 60:110] = 250
+    PIL.Image.fromarray(pixels).save(tmp_path / "tall.png")
+    upload(tab, tmp_path / "tall.png")
+    expect(tab.locator("#ps-bars li")).to_have_count(8, timeout=60_000)
+    field(tab, "phrase").fill("bright square")
+    field(tab, "other").fill("bone")
+    tab.get_by_role("button", name="Show where").click()
+    shown = tab.locator("#ps-pointed .ps-point-picture")
+    expect(shown).to_have_count(2, timeout=60_000)
+    for each in shown.all():
+        box = each.bounding_box()
+        assert 0.9 * 0.6 * 1100 < box["height"] < 1.01 * 0.6 * 1100
+        assert box["height"] / box["width"] == pytest.approx(6, rel=0.02)
+        assert each.locator("span").count() == each.locator("xpath=..").locator("li").count()
+    tab.locator("#ps-clear").click()
+    for name in ("phrase", "other"):
+        expect(field(tab, name)).to_have_value("", timeout=30_000)
 
 
 def test_nothing_typed_and_nothing_open_are_sentences_and_another_image_wipes_what_was_shown(tab):
