@@ -217,10 +217,11 @@ def drawn(image: engine.Image, found: Sequence[engine.Located], frame: str = "")
 
 
 def _numbers(image: engine.Image, boxes: np.ndarray) -> str:
-    """The number of each box at its corner in the picture, the first on top."""
+    """The number of each box in the picture, above its corner where there is room, else in it; the first on top."""
     rows, columns = image.shape
     return "".join(
-        f'<span style="left:{100 * x0 / columns:.1f}%;top:{100 * y0 / rows:.1f}%" aria-hidden="true">{number}</span>'
+        f'<span{" class=ps-above" * (y0 > rows / 8)} style="left:{100 * x0 / columns:.1f}%;top:{100 * y0 / rows:.1f}%" '
+        f'aria-hidden="true">{number}</span>'
         for number, (x0, y0, *_) in reversed(list(enumerate(boxes.astype(float), start=1)))
     )
 

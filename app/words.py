@@ -101,6 +101,15 @@ class Words:
             ui.unsaved: _unsaved(self.library.tasks(request), kept),
         }
 
+    def unfold(
+        self, request: gr.Request | None, name: str, label: str | None, by: str = "class", form: str = "", *fields: str
+    ) -> Updates:
+        """As `show`, where the fields are not those of this class by now: what is typed meanwhile stays."""
+        at = Form.read(form)
+        if (at.task, at.label) == (name, label):
+            return {self.ui.form: gr.skip()}
+        return self.show(request, name, label, by, form, *fields)
+
     def write(
         self,
         request: gr.Request | None,
@@ -285,17 +294,17 @@ class Words:
                         )
             ui.unsaved = gr.HTML("", elem_id="ps-words-unsaved")
             ui.save = gr.Button(text.WORDS_SAVE, variant="primary", size="sm", elem_id="ps-words-save")
-            ui.said = gr.HTML("", elem_id="ps-words-said")
-            ui.by = gr.Radio(
-                list(text.WORDS_BY), value="class", label=text.WORDS_NAME, info=text.WORDS_NAME_INFO, elem_id="ps-words-by"
-            )
-            ui.read = gr.HTML("", elem_id="ps-words-read")
             with gr.Row():
                 ui.propose = gr.Button(text.WORDS_PROPOSE, size="sm", elem_id="ps-words-propose", min_width=120)
                 ui.fill = gr.Button(
                     text.WORDS_FILL, size="sm", elem_id="ps-words-fill", min_width=120, visible=self._can_fill
                 )
                 ui.undo = gr.Button(text.WORDS_UNDO, size="sm", visible=False, elem_id="ps-words-undo", min_width=80)
+            ui.said = gr.HTML("", elem_id="ps-words-said")
+            ui.by = gr.Radio(
+                list(text.WORDS_BY), value="class", label=text.WORDS_NAME, info=text.WORDS_NAME_INFO, elem_id="ps-words-by"
+            )
+            ui.read = gr.HTML("", elem_id="ps-words-read")
             with gr.Row(elem_classes="ps-unseen"):
                 ui.form = gr.Textbox("", elem_id="ps-words-form", label="form")
 
@@ -321,7 +330,8 @@ class Words:
         filled = ui.fill.click(self.fill, [ui.acts, ui.before, bank.bank_task, ui.by], turned, **how)
         back = ui.undo.click(self.take_back, [ui.acts, ui.before, ui.by], turned, **how)
         ui.propose.click(self.propose, [ui.acts, bank.bank_task], ui.said, **how)
-        after = [ui.fold.expand, ui.by.input, *(each.then for each in (*chosen, saved, filled, back))]
+        ui.fold.expand(self.unfold, takes, gives, show_progress="hidden", **HIDDEN)
+        after = [ui.by.input, *(each.then for each in (*chosen, saved, filled, back))]
         for event in after:
             event(self.show, takes, gives, show_progress="hidden", **HIDDEN)
         for event in (saved, filled, back):  # the task may be a new one of the workspace, and its words are listed

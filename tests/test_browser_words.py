@@ -125,7 +125,10 @@ def test_which_words_help_is_told_with_what_choosing_is_worth(tab, page):
     expect(said).to_contain_text(re.compile("On 10 cases.* the best of"), timeout=120_000)
     told = client.predict(task, api_name="/propose_words")
     assert told["told"] in said.inner_text()
-    expect(said.locator("tbody tr")).to_contain_text(["1.", "(the plain name)"])
+    rows = said.locator("tbody tr").all_inner_texts()
+    assert len(rows) == len(told["tried"]) == 2 and rows[0].startswith("1.") and told["tried"][0]["what"] in rows[0]
+    assert sum("(the plain name)" in row for row in rows) == sum("are made today" in row for row in rows) == 1
+    picture(tab, "ways")
 
 
 def test_a_task_without_images_says_so_for_programs(page):

@@ -52,7 +52,7 @@ def test_boxes_are_not_shown_under_another_frame(read, screen, monkeypatch):
     said = pointing.point(None, screen, *asked())[pointing.ui.pointed]
     assert "Frame 2" in said and "top left of the picture" in said and "score 0.70" in said
     assert 'style="left:0.0%;top:0.0%" aria-hidden="true">1<' in said  # each frame has its number in the picture, too
-    assert 'style="left:50.0%;top:25.0%" aria-hidden="true">2<' in said and "--ps-ratio:1.0000" in said
+    assert '<span class=ps-above style="left:50.0%;top:25.0%" aria-hidden="true">2<' in said and "--ps-ratio:1.0000" in said
 
     def moved(image, phrases, *_):
         read.look(None, screen, 0, 3, "", 40.0, 400.0, False, "", "scope-mini", "modality", "", None, 0.5)

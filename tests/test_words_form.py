@@ -174,6 +174,14 @@ def test_words_that_are_not_saved_are_named_with_their_class(form):
     assert form.show(None, "busi", BENIGN, "class", back[ui.form], *fields(form, back))[ui.unsaved] == ""
 
 
+def test_opening_the_fold_leaves_what_is_typed(form):
+    """Bug: words that were typed just after the fold had been opened were wiped by what came with its opening."""
+    first = form.show(None, "busi", BENIGN)
+    about = ("class", first[form.ui.form], *fields(form, first))
+    assert form.unfold(None, "busi", BENIGN, *about) == {form.ui.form: gr.skip()}
+    assert form.unfold(None, "busi", MALIGNANT, *about) == form.show(None, "busi", MALIGNANT, *about)
+
+
 def test_a_late_answer_is_not_shown_in_the_place_of_a_later_one(form, monkeypatch):
     """Bug: some 20 s after "Fill" its failure stood where the answer to "Save" had been."""
     acts, first = Acts(), form.show(None, "busi", BENIGN)
