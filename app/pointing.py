@@ -29,19 +29,20 @@ class Pointing:
         self.host, self.read = host, read
         self.ui = SimpleNamespace()
 
-    def classes(self, request: gr.Request | None, question: str, backbone: str) -> Any:
-        """The classes of the question that is open, whose words can be taken."""
+    def classes(self, request: gr.Request | None, question: str, backbone: str, label: str | None) -> Any:
+        """The classes of the question that is open, whose words can be taken. label : that is chosen, and stays."""
         try:
             prompts = self.host.prompts(self.host.asked(request, backbone, question))
             options = [(prompts.display(label), label) for label in prompts.labels]
         except engine.EngineError:  # the tab says what is wrong with the question
             options = []
-        return gr.update(choices=options, visible=bool(options))
+        known = label if label in [value for _, value in options] else None
+        return gr.update(choices=options, value=known, visible=bool(options))
 
     def another_question(self, request: gr.Request | None, question: str, backbone: str, label: str | None) -> Updates:
         """The classes of another question; what was taken of a class goes with the one before, one's own words stay."""
         ui, gone = self.ui, {self.ui.phrase: "", self.ui.other: ""} if label else {}
-        return {ui.of_class: gr.update(value=None) | self.classes(request, question, backbone), **gone}
+        return {ui.of_class: self.classes(request, question, backbone, None), **gone}
 
     def words(self, request: gr.Request | None, question: str, backbone: str, label: str | None) -> tuple[Any, Any]:
         """A class's name, and its name among the words about its look."""
@@ -167,14 +168,13 @@ class Pointing:
         asked = [read.screen, read.file, *self.read.view_of(), read.backbone, read.prompts, *words, ui.how]
         for event in (ui.show.click, ui.phrase.submit, ui.other.submit):
             event(self.point, asked, ui.pointed, show_progress_on=ui.pointed, **every)
-        ui.fold.expand(self.classes, [read.prompts, read.backbone], ui.of_class, show_progress="hidden", **every)
-        read.prompts.change(
-            self.another_question, [read.prompts, read.backbone, ui.of_class], words, show_progress="hidden", **every
-        )
+        about = [read.prompts, read.backbone, ui.of_class]
+        # as it comes: a class of the question before is no choice of this one
+        quiet: dict[str, Any] = {"show_progress": "hidden", "preprocess": False, **every}
+        ui.fold.expand(self.classes, about, ui.of_class, **quiet)
+        read.prompts.change(self.another_question, about, words, **quiet)
         read.clear.click(lambda: (None, "", ""), None, words, show_progress="hidden", **every)
-        ui.of_class.input(
-            self.words, [read.prompts, read.backbone, ui.of_class], [ui.phrase, ui.other], show_progress="hidden", **every
-        )
+        ui.of_class.input(self.words, about, [ui.phrase, ui.other], show_progress="hidden", **every)
 
     def endpoints(self) -> None:
         programs.offer(self.locate, "locate")
@@ -222,7 +222,7 @@ def _numbers(image: engine.Image, boxes: np.ndarray) -> str:
     return "".join(
         f'<span{" class=ps-above" * (y0 > rows / 8)} style="left:{100 * x0 / columns:.1f}%;top:{100 * y0 / rows:.1f}%" '
         f'aria-hidden="true">{number}</span>'
-        for number, (x0, y0, *_) in reversed(list(enumerate(boxes.astype(float), start=1)))
+        for number, (x0, y0, *_) in reversed(list(enumerate(boxes.astype(float).tolist(), start=1)))
     )
 
 

@@ -77,6 +77,7 @@ def test_the_words_of_a_class_are_taken_with_its_look_beside_its_name(tab):
     tab.locator("#ps-prompts input").click()
     tab.get_by_role("option", name=re.compile("Breast lesion on ultrasound")).first.click()
     expect(tab.locator("#ps-bars li")).to_have_count(3, timeout=60_000)
+    expect(tab.locator("#ps-point-class input")).to_have_value("")
     tab.locator("#ps-point-class input").click()
     tab.get_by_role("option", name=re.compile("Malignant")).click()
     full = engine.described(engine.descriptions("busi"), "malignant tumor")

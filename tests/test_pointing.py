@@ -126,4 +126,5 @@ def test_the_words_of_a_class_go_with_its_question_and_ones_own_stay(read):
     assert gone[ui.phrase] == gone[ui.other] == "" and gone[ui.of_class]["value"] is None
     assert [value for _, value in gone[ui.of_class]["choices"]] == list(engine.task("busi").names)
     assert set(read.pointing.another_question(None, *about, None)) == {ui.of_class}
-    assert "value" not in read.pointing.classes(None, *about)  # opening the fold again keeps what was chosen
+    for label, kept in (("normal scan", "normal scan"), ("MRI", None), (None, None)):  # opening the fold again keeps it
+        assert read.pointing.classes(None, *about, label)["value"] == kept
