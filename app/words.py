@@ -54,9 +54,10 @@ class Form:
 @dataclass
 class Acts:
     """What a visitor has done in the form, counted: the answer to an act is shown while it is the latest. It is changed where it
-    lies, as a Screen is."""
+    lies, as a Screen is. shown : the task and the class that the fields were last given the words of."""
 
     latest: int = 0
+    shown: tuple[str, str | None] = ("", None)
 
     def begin(self) -> int:
         self.latest += 1
@@ -101,14 +102,13 @@ class Words:
             ui.unsaved: _unsaved(self.library.tasks(request), kept),
         }
 
-    def unfold(
-        self, request: gr.Request | None, name: str, label: str | None, by: str = "class", form: str = "", *fields: str
-    ) -> Updates:
-        """As `show`, where the fields are not those of this class by now: what is typed meanwhile stays."""
-        at = Form.read(form)
-        if (at.task, at.label) == (name, label):
+    def show_class(self, request: gr.Request | None, acts: Acts, name: str, label: str | None, *rest: str) -> Updates:
+        """As `show`, where another class was shown before: an event that comes twice does not wipe what is typed meanwhile."""
+        if acts.shown == (name, label):
             return {self.ui.form: gr.skip()}
-        return self.show(request, name, label, by, form, *fields)
+        acts.shown = (name, label)
+        acts.begin()
+        return {**self.show(request, name, label, *rest), self.ui.said: ""}
 
     def write(
         self,
@@ -330,14 +330,12 @@ class Words:
         filled = ui.fill.click(self.fill, [ui.acts, ui.before, bank.bank_task, ui.by], turned, **how)
         back = ui.undo.click(self.take_back, [ui.acts, ui.before, ui.by], turned, **how)
         ui.propose.click(self.propose, [ui.acts, bank.bank_task], ui.said, **how)
-        ui.fold.expand(self.unfold, takes, gives, show_progress="hidden", **HIDDEN)
-        after = [ui.by.input, *(each.then for each in (*chosen, saved, filled, back))]
-        for event in after:
-            event(self.show, takes, gives, show_progress="hidden", **HIDDEN)
+        for choose in (ui.fold.expand, *(each.then for each in chosen)):
+            choose(self.show_class, [ui.acts, *takes], [*gives, ui.said], show_progress="hidden", **HIDDEN)
+        for again in (ui.by.input, *(each.then for each in (saved, filled, back))):
+            again(self.show, takes, gives, show_progress="hidden", **HIDDEN)
         for event in (saved, filled, back):  # the task may be a new one of the workspace, and its words are listed
             event.then(self.library.shown_bank, bank.bank_task, [bank.bank, bank.holds], show_progress="hidden", **HIDDEN)
-        for event in chosen:
-            event.then(lambda acts: acts.said(acts.begin(), ""), ui.acts, ui.said, show_progress="hidden", **HIDDEN)
 
     def endpoints(self) -> None:
         programs.offer(self.edit_words, "edit_words")

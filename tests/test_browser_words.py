@@ -126,7 +126,8 @@ def test_which_words_help_is_told_with_what_choosing_is_worth(tab, page):
     told = client.predict(task, api_name="/propose_words")
     assert told["told"] in said.inner_text()
     rows = said.locator("tbody tr").all_inner_texts()
-    assert len(rows) == len(told["tried"]) == 2 and rows[0].startswith("1.") and told["tried"][0]["what"] in rows[0]
+    for place, (row, tried) in enumerate(zip(rows[:5], told["tried"], strict=False), start=1):
+        assert row.startswith(f"{place}.") and tried["what"] in row and f"{100 * tried['balanced_accuracy']:.0f} %" in row
     assert sum("(the plain name)" in row for row in rows) == sum("are made today" in row for row in rows) == 1
     picture(tab, "ways")
 

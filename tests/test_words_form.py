@@ -176,10 +176,14 @@ def test_words_that_are_not_saved_are_named_with_their_class(form):
 
 def test_opening_the_fold_leaves_what_is_typed(form):
     """Bug: words that were typed just after the fold had been opened were wiped by what came with its opening."""
-    first = form.show(None, "busi", BENIGN)
+    acts, first = Acts(), form.show(None, "busi", BENIGN)
+    nothing_said = {form.ui.said: ""}
+    assert form.show_class(None, acts, "busi", BENIGN) == first | nothing_said
+    assert form.show_class(None, acts, "busi", BENIGN) == {form.ui.form: gr.skip()}
     about = ("class", first[form.ui.form], *fields(form, first))
-    assert form.unfold(None, "busi", BENIGN, *about) == {form.ui.form: gr.skip()}
-    assert form.unfold(None, "busi", MALIGNANT, *about) == form.show(None, "busi", MALIGNANT, *about)
+    other = form.show_class(None, acts, "busi", MALIGNANT, *about)
+    assert other == form.show(None, "busi", MALIGNANT, *about) | nothing_said
+    assert form.show_class(None, acts, "busi", BENIGN) == first | nothing_said
 
 
 def test_a_late_answer_is_not_shown_in_the_place_of_a_later_one(form, monkeypatch):
