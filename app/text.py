@@ -711,7 +711,7 @@ BANK_SAVED = "Saved in your workspace for “{name}”: your {own}."
 BANK_SAVED_FILLED = "Saved in your workspace for “{name}”: your {own}, and {templates} to fill up."
 BANK_UNSAVED = "Not saved yet: what you wrote about {names}. It stays here until you save it or leave the page."
 BANK_EFFECT = (
-    "On your {images} labelled images the descriptions alone were right in {before} before and {after} now, each class counting the same. "
+    "On your {images} labelled images the descriptions alone were right in {before} before and {after} now. "
     "Changing the words until this rises makes later results on these images too good."
 )
 LIBRARY_SENTENCES = "{count} sentences"
