@@ -18,6 +18,7 @@ from engine.errors import BackboneError, DataError, PromptSetError, Stopped
 from engine.evaluate import balanced_accuracy
 from engine.methods.attribute_prompts import AttributePrompts, prompts_of
 from engine.tasks import (
+    ASSETS,
     ClassDescriptions,
     DescriptionBank,
     Label,
@@ -219,6 +220,22 @@ def test_there_is_a_candidate_for_every_name_subset_and_count_and_the_plainest_i
     assert len(found) == 3 * sum(counts.values())
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (Config(slots=""), "the class's own name alone"),
+        (Config("medical", "colour", 1), "its name in a textbook with colour, the best word of each"),
+        (
+            Config("query", "colour, shape", 2),
+            "its name as one would search for it with colour and shape, the mean of 2 variants",
+        ),
+        (Config("lay", ""), "its everyday name alone"),
+    ],
+)
+def test_a_way_is_told_in_words_for_people(config, said):
+    assert words.Tried(config, 0.5).in_words() == said
+
+
 def test_the_slot_that_tells_the_classes_apart_is_proposed_and_said_to_help(mini):
     examples, features = cases(mini, ALIKE, "colour")
     found = propose_words(mini, ALIKE, examples, features)
@@ -307,7 +324,10 @@ def test_an_edit_has_the_effect_that_two_evaluations_have(mini):
     same = effect_of_words(mini, ALIKE, ALIKE, examples, features)
     assert same.difference.value == 0 and same.verdict == 0
     was = f"{100 * same.before.value:.1f} %"
-    assert same.in_words() == f"Balanced accuracy on 60 cases (20 patients or groups): {was} before, {was} after: the score did not change."
+    assert (
+        same.in_words()
+        == f"Balanced accuracy on 60 cases (20 patients or groups): {was} before, {was} after: the score did not change."
+    )
 
 
 def test_a_score_that_does_not_move_is_no_matter_of_too_few_cases():
@@ -366,7 +386,12 @@ def test_edited_words_are_kept_with_who_wrote_them_and_come_back_from_the_file(t
         ("cyst", "colour", ["red"], "'cyst' is no class of the task 'busi'"),
         (7, "colour", ["red"], "'7' is no class of the task 'busi'"),
         ("polyp", ["colour"], ["red"], r"no name \"\['colour'\]\""),
-        ("polyp", "colour", "dark", r"^The colour of 'Polyp' cannot be 'dark'\. Give a list of texts, as in \[\"dark\", \"grey\"\]\.$"),
+        (
+            "polyp",
+            "colour",
+            "dark",
+            r"^The colour of 'Polyp' cannot be 'dark'\. Give a list of texts, as in \[\"dark\", \"grey\"\]\.$",
+        ),
         ("polyp", "colour", [1, 2], r"cannot be \[1, 2\]\. Give a list of texts"),
         ("polyp", "colour", ["red", None], r"cannot be \['red', None\]\. Give"),
         ("polyp", "colour", {"red": 1}, "cannot be {'red': 1}"),
@@ -531,6 +556,87 @@ def test_words_are_shown_and_set_on_the_command_line(capsys, tmp_path):
     assert code == 2 and err.startswith("error: 'cyst' is no class of the task 'busi'.") and err.count("\n") == 1
     code, _, err = run(capsys, "words", "set", "btmri", "--bank", file, "--class", "x", "--slot", "colour", "--words", "a")
     assert code == 2 and "'busi.json' holds no description bank of the task 'btmri'. It holds: busi." in err
+
+
+def test_words_of_a_bank_are_shown_with_where_they_are_from(capsys, tmp_path):
+    of, file = engine.descriptions("busi"), put(tmp_path / "my.json")
+    code, out, _ = run(capsys, "words", "show", "busi", "--class", "benign", "--descriptions", file, "--slots", "color")
+    head, step, label, *rows = out.splitlines()
+    assert code == 0 and head == f"{of.source} Licence: Apache-2.0." and label == "benign tumor"
+    assert re.fullmatch(r"  by a person, changed colour of 'benign tumor', at \d{4}-\d\d-\d\d", step)
+    assert rows[-1] == "  read as    ultrasound image of the breast showing benign tumor: purple." and len(rows) == 8
+    found = json.loads(run(capsys, "words", "show", "busi", "--json")[1])
+    assert (found["source"], found["licence"], found["provenance"]) == (of.source, "Apache-2.0", [])
+    assert [row["class"] for row in found["results"]] == list(engine.task("busi").names)
+
+
+def test_words_are_set_in_a_folder_that_is_made(capsys, tmp_path):
+    file = tmp_path / "new" / "folder" / "my.json"
+    given = ("words", "set", "busi", "--class", "Benign tumour", "--slot", "color", "--words", "pink", "--bank", str(file))
+    assert run(capsys, *given)[:2] == (0, f"{file}\n") and colours(tasks_with(file)["busi"]) == ("pink",)
+
+
+SCAN = next(str(s.path) for s in engine.samples() if s.title == "Ultrasound")
+
+
+def test_two_banks_have_two_names_and_two_maps(capsys, tmp_path, monkeypatch, mini):
+    """Bug: the second map was written over the first, and the rows told nothing apart but by their numbers."""
+    where = ("--frame", "1", "--out", str(tmp_path / "maps"))
+    asked = ("predict", SCAN, "--prompts", "busi-attribute-prompts", *where, "--json")
+    files = [put(tmp_path / f"{colour}.json", colour) for colour in ("purple", "white")]
+    more = [(), *(("--descriptions", file) for file in files)]
+    rows = [json.loads(run(capsys, *asked, *each)[1])["results"][0] for each in more]
+    plain = "busi-attribute-prompts-scope-mini"
+    names = [plain, *(f"{plain}-{tasks_with(file)['busi'].bank.sha256[:8]}" for file in files)]
+    assert [row["prompt_set"] for row in rows] == names and len(set(names)) == 3
+    assert len({row["map"] for row in rows}) == len(list((tmp_path / "maps").iterdir())) == 3
+    assert all(f"-{name}-" in row["map"] for name, row in zip(names, rows, strict=True))
+    assert engine.prompt_set("busi-zero-shot", mini, list(tasks_with(files[0]).values())).name == "busi-zero-shot-scope-mini"
+    monkeypatch.setenv("PROMPTSCOPE_DESCRIPTIONS", files[1])
+    assert engine.prompt_set("busi-attribute-prompts", mini).name == names[2]
+    same = tmp_path / "same.json"
+    same.write_bytes((ASSETS / "descriptions" / "busi.json").read_bytes())
+    assert engine.prompt_set("busi-attribute-prompts", mini, list(tasks_with(same).values())).name == plain
+
+
+def test_a_bank_without_words_for_a_class_is_said(capsys, tmp_path):
+    bank = engine.descriptions("busi")
+    bare = {label: replace(about, attributes={}) for label, about in bank.classes.items() if label != "normal scan"}
+    (tmp_path / "x.json").write_text(bank_text(replace(bank, classes=bank.classes | bare)))
+    asked = ("predict", SCAN, "--prompts", "busi-attribute-prompts", "--explain", "none", "--frame", "1", "--json")
+    code, _, err = run(capsys, *asked, "--descriptions", str(tmp_path / "x.json"))
+    assert code == 0
+    assert ": the bank has no words for benign tumor, malignant tumor: their names alone are read." in err
+    assert "their names alone" not in run(capsys, *asked)[2]
+
+
+def test_a_phrase_is_looked_for_with_words_of_another_bank(capsys, tmp_path):
+    asked = ("locate", SCAN, "benign", "--frame", "1", "--json")
+    file = put(tmp_path / "my.json")
+    code, out, err = run(capsys, *asked, "--task", "busi", "--descriptions", file)
+    assert code == 0, err
+    assert json.loads(out)["results"][1]["phrase"].startswith("purple, ")
+    code, _, err = run(capsys, *asked, "--descriptions", file)
+    assert code == 2 and err == "error: Descriptions are of a task. Name it with --task.\n"
+
+
+def test_heat_is_drawn_only_where_something_is_found(capsys, tmp_path, monkeypatch):
+    """Bug: a map is scaled to its own range, so that nothing glowed as much as a hit."""
+
+    def locate(image, phrases, *_):
+        heat = np.zeros((4, 4), np.float32)
+        heat[0, 0] = 1
+        boxes = np.asarray([[0, 0, 9, 9]] if phrases == ["hit"] else [], np.float32).reshape(-1, 4)
+        over = engine.Heatmap(heat, engine.Box(0.0, 0.0, *map(float, image.shape)), "x", "x")
+        return [engine.Located(engine.Phrase(phrases[0]), "x", "x", over, boxes, np.ones(len(boxes)), None)]
+
+    monkeypatch.setattr(engine, "locate", locate)
+    plain = engine.picture(engine.read_image(SCAN))
+    for phrase, differs in (("hit", True), ("telephone", False)):
+        out = tmp_path / "new" / f"{phrase}.png"
+        code, _, err = run(capsys, "locate", SCAN, phrase, "--out", str(out))
+        assert code == 0, err
+        assert (np.asarray(PIL.Image.open(out)) != plain).any() == differs
 
 
 def test_words_are_proposed_and_compared_without_the_test_split(capsys, folder):
