@@ -102,6 +102,12 @@ class DescriptionBank:
     provenance: tuple[dict[str, Any], ...] = field(default=(), hash=False)
 
 
+def check_texts(given: Any, what: str) -> None:
+    """A text alone would be taken letter by letter. Raises DataError where it is no list of texts; `what` : as in "The colour"."""
+    if not isinstance(given, (list, tuple)) or not all(isinstance(each, str) for each in given):
+        raise DataError(f"{what} cannot be {repr(given)[:60]}.", 'Give a list of texts, as in ["dark", "grey"].')
+
+
 def slot_of(kind: str) -> str:
     """ "color" is taken for "colour"; anything else is left as it is."""
     return "colour" if kind == "color" else kind

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from engine.backbones.base import Backbone
 from engine.errors import BackboneError, DataError
-from engine.tasks import NAMES, SLOTS, Label, Task
+from engine.tasks import NAMES, SLOTS, Label, Task, check_texts
 
 MOST = 500  # sentences of a class; the largest bank has 50
 LONGEST = 400  # characters of one: more than any text tower reads
@@ -19,7 +18,7 @@ def check_sentences(task: Task, label: str, lines: Sequence[str], backbone: Back
     """(the sentences of a class, each once; what to think about before they are used). Raises DataError where they cannot be
     used: no list of texts, none, too many, or one that the backbone's text tower cannot read whole."""
     known = _label(task, label)
-    _check_texts(lines, f"The sentences of {known.display!r}")
+    check_texts(lines, f"The sentences of {known.display!r}")
     written = [" ".join(line.split()) for line in lines if line.strip()]
     kept = list(dict.fromkeys(written))
     if not kept:
@@ -51,7 +50,7 @@ def check_words(task: Task, label: str, kind: str, words: Sequence[str]) -> tupl
         raise DataError(
             f"A class has no slot and no name {str(kind)[:40]!r}.", f"Choose one of: {', '.join((*SLOTS, *NAMES))}."
         )
-    _check_texts(words, f"The {kind} of {known.display!r}")
+    check_texts(words, f"The {kind} of {known.display!r}")
     kept = list(dict.fromkeys(" ".join(each.split()) for each in words if each.strip()))
     if len(kept) > MOST_WORDS:
         raise DataError(f"The {kind} of {known.display!r} has {len(kept)} entries.", f"Up to {MOST_WORDS} are taken.")
@@ -60,12 +59,6 @@ def check_words(task: Task, label: str, kind: str, words: Sequence[str]) -> tupl
             why = "is longer than a few words" if each.isprintable() else "has a sign that cannot be printed"
             raise DataError(f"The {kind} that begins {each[:40]!r} {why}.", f"Write up to {LONGEST_WORDS} plain characters.")
     return kept, _others(task, known, kept)
-
-
-def _check_texts(given: Any, what: str) -> None:
-    """A text alone would be taken letter by letter. Raises DataError."""
-    if not isinstance(given, (list, tuple)) or not all(isinstance(each, str) for each in given):
-        raise DataError(f"{what} cannot be {repr(given)[:60]}.", 'Give a list of texts, as in ["dark", "grey"].')
 
 
 def _label(task: Task, label: str) -> Label:
