@@ -94,8 +94,8 @@ def run_show(args: argparse.Namespace) -> int:
         row |= {"slots": {k: list(about.attributes.get(k, ())) for k in engine.SLOTS}, "prompts": list(read[label])}
         rows.append(row)
     if args.json:
-        about = {"bank": found.task, "sha256": found.sha256, "source": found.source, "licence": found.licence}
-        return _told(about | {"provenance": list(found.provenance), "results": rows})
+        told = {"bank": found.task, "sha256": found.sha256, "source": found.source, "licence": found.licence}
+        return _told(told | {"provenance": list(found.provenance), "results": rows})
     print(f"{found.source.rstrip('.')}. Licence: {found.licence or 'not said'}.")
     for step in found.provenance:
         print("  " + ", ".join(f"{key} {value}" for key, value in step.items() if isinstance(value, str)))
