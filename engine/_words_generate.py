@@ -68,7 +68,6 @@ def add_parsers(whats: Any, options: Any) -> None:
 
 def run_fill(args: argparse.Namespace) -> int:
     task = engine.task(args.task)
-    _check_free(args)
     options = (
         args.options(args.set)
         | ({"model": args.model} if args.model else {})
@@ -79,6 +78,7 @@ def run_fill(args: argparse.Namespace) -> int:
         raise engine.DataError(f"The generator {args.by!r} needs labelled images.", "Name them with --images.")
     if args.images and not made.needs_images:
         raise engine.DataError(f"The generator {args.by!r} looks at no images.", "Leave --images out.")
+    _check_free(args)
     images = _Pictures(_drawn(args.images, task, args.most)) if args.images else ()
     return _written(made.fill(task, images, engine.Watch(progress=_done)), args)
 

@@ -208,6 +208,7 @@ def test_the_command_line_looks_at_training_images_only(blip, tmp_path, capsys):
         "name=label",
     ]
     assert main(words) == 2 and "needs labelled images. Name them with --images." in capsys.readouterr().err
+    assert not out.parent.exists()
     assert main([*words, "--images", str(tmp_path)]) == 0
     bank = read_bank(out, BUSI)
     assert bank.provenance[-1]["images"] == 4 and "Mustermann" not in out.read_text()
