@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import sys
 import zipfile
 from dataclasses import replace
@@ -96,7 +97,7 @@ def _draws(backbone: Backbone, args: argparse.Namespace) -> engine.Seen:
 
 def run_predict(args: argparse.Namespace) -> int:
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
-    sets = [engine.prompt_set(name, backbone, _tasks(args)) for name in args.prompts]
+    sets = [_set(name, backbone, args) for name in args.prompts]
     for prompts in sets:
         prompts.check(backbone)
     if args.explain not in ("", *engine.EXPLANATIONS, "none"):
@@ -188,6 +189,8 @@ def run_locate(args: argparse.Namespace) -> int:
         )
     if args.out and args.out.suffix.lower() != ".png":
         raise engine.DataError(f"{args.out.name!r} is no name of a picture.", "Name it as in found.png.")
+    if args.descriptions and not args.task:
+        raise engine.DataError("Descriptions are of a task.", "Name it with --task.")
     found = engine.read([args.file])
     if len(found) != 1:
         raise engine.DataError(
@@ -204,7 +207,9 @@ def run_locate(args: argparse.Namespace) -> int:
         path = None
         if args.out:
             path = args.out if not turn else args.out.with_stem(f"{args.out.stem}-{turn + 1}")
-            drawn = engine.overlay(image, engine.place(located.heat, image.shape))
+            found_any = len(located.boxes) > 0  # heat is relative: it glows as much where nothing is found
+            drawn = engine.overlay(image, engine.place(located.heat, image.shape)) if found_any else engine.picture(image)
+            path.parent.mkdir(parents=True, exist_ok=True)
             PIL.Image.fromarray(engine.outlined(drawn, located.boxes)).save(path)
         rows.append(
             {
@@ -245,7 +250,7 @@ def _asked_for(args: argparse.Namespace, image: Image, locator: engine.Locator) 
     most = 10 if args.most is None else args.most
     if not args.task:
         return engine.locate(image, args.phrases, locator, args.negative, most)
-    task = engine.task(args.task)
+    task = engine.task(args.task, args.descriptions)
     found: list[engine.Located] = []
     for words in args.phrases:
         label = task.label_of(words)
@@ -256,7 +261,7 @@ def _asked_for(args: argparse.Namespace, image: Image, locator: engine.Locator) 
 
 def _locate_coco(args: argparse.Namespace) -> int:
     of_one = {"FILE": args.file, "--task": args.task, "--most": args.most, "--out": args.out}
-    of_one |= {"--window": args.window, "--frame": args.frame}
+    of_one |= {"--window": args.window, "--frame": args.frame, "--descriptions": args.descriptions}
     idle = [name for name, value in of_one.items() if value is not None]
     if idle:
         raise engine.DataError(
@@ -343,12 +348,26 @@ def _tasks(args: argparse.Namespace) -> list[engine.Task] | None:
     return list(engine.tasks_with(args.descriptions).values()) if args.descriptions else None
 
 
+def _set(name: str, backbone: Backbone, args: argparse.Namespace) -> engine.PromptSet:
+    """A prompt set by name, of the words that were asked for; says where classes have none."""
+    return _noted(engine.prompt_set(name, backbone, _tasks(args)))
+
+
+def _noted(prompts: engine.PromptSet) -> engine.PromptSet:
+    if bare := prompts.card.get("words", {}).get("name_alone"):
+        print(
+            f"note: {prompts.name}: the bank has no words for {', '.join(bare)}: their names alone are read.",
+            file=sys.stderr,
+        )
+    return prompts
+
+
 def run_evaluate(args: argparse.Namespace) -> int:
     backbone = engine.load_backbone(args.backbone, args.device, args.precision)
     rows = []
     known_features: dict[tuple[str, ...], np.ndarray] = {}  # images are encoded once, however many shared-image sets
     for name in args.prompts:
-        prompts = engine.prompt_set(name, backbone, _tasks(args))
+        prompts = _set(name, backbone, args)
         known = prompts.card["task"]["id"]
         task = engine.task(known) if known in engine.tasks() else None
         examples = engine.read_examples(args.data, task, args.split)
@@ -392,7 +411,7 @@ def run_prompts(args: argparse.Namespace) -> int:
             made = engine.method(method, task.id, "words-alone")
             if made.needs_images:
                 raise engine.DataError(f"The method {method!r} needs labelled images.", "Use `tune`.")
-            prompts = made.learn(backbone, task)
+            prompts = _noted(made.learn(backbone, task))
             print(prompts.save(args.out / prompts.name))
     return 0
 
@@ -457,7 +476,7 @@ def run_tune(args: argparse.Namespace) -> int:
     prompts = engine.tune(method, backbone, task, kept, args.shots, args.seed, args.sampler, views, watch, _images_done)
     if args.name:
         prompts = replace(prompts, card=prompts.card | {"name": args.name})
-    prompts.save(folder)
+    _noted(prompts).save(folder)
     tested = _beside_zero_shot(prompts, backbone, task, test) if test else {}
     if args.json:
         about = {"prompt_set": prompts.name, "folder": str(folder), "test": tested}
@@ -634,7 +653,7 @@ def run_import(args: argparse.Namespace) -> int:
         prompts = engine.import_checkpoint(
             path, backbone, engine.task(args.task), args.method, args.template, args.position, args.trained_on
         )
-    folder = args.out / prompts.name
+    folder = (args.out or LIBRARY) / prompts.name
     if folder.exists() and not args.force:
         raise engine.PromptSetError(f"There is a prompt set {prompts.name!r} already.", "Add --force to replace it.")
     return _written(prompts.save(folder), args)
@@ -649,13 +668,20 @@ def _import_bank(args: argparse.Namespace) -> int:
     if not args.task:
         raise engine.DataError("A description bank belongs to a task.", "Name it with --task.")
     bank = engine.import_bank(args.file, engine.task(args.task))
-    target = args.out if args.out.suffix == ".json" else Path(f"{args.task}.json")
+    target = args.out or Path(f"{args.task}.json")
+    if target.is_dir() or not target.suffix:
+        target /= f"{args.task}.json"
+    if target.suffix != ".json":
+        raise engine.DataError(f"The file {target.name!r} has another ending than '.json'.", "Name it so, or name a folder.")
     if target.exists() and not args.force:
         raise engine.DataError(f"There is a file {str(target)!r} already.", "Add --force to replace it.")
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(engine.bank_text(bank), encoding="utf-8")
+    _written(target, args)
     if not args.json:
-        print("Set PROMPTSCOPE_DESCRIPTIONS to the folder of this file to learn from it:")
-    return _written(target, args)
+        place = shlex.quote(str(target))
+        print(f"To use it: --descriptions {place}, or PROMPTSCOPE_DESCRIPTIONS={place} for all that runs, the page as well.")
+    return 0
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -780,7 +806,7 @@ def parser() -> argparse.ArgumentParser:
             type=Path,
             default=None,
             metavar="FILE|FOLDER",
-            help="a bank of a task, or banks, to make sets from",
+            help="a bank of a task, or banks, whose words are read in place of the task's own",
         )
 
     def machine(found: argparse.ArgumentParser, precision: str = "float32") -> None:
@@ -831,6 +857,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--task", default=None, help="phrases are classes of this task: each by name, and with its attribute words"
     )
+    words_of(p)
     p.add_argument("--most", type=int, default=None, metavar="N", help="boxes of a phrase (default: 10)")
     p.add_argument("--window", default=None, help="a preset's name, CENTER,WIDTH or automatic")
     p.add_argument("--frame", type=int, default=None, help="from 1 (default: the middle one)")
@@ -941,7 +968,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--trained-on", nargs="*", default=None, metavar="CLASS", help="a checkpoint's classes, in their order")
     p.add_argument("--bank", action="store_true", help="FILE holds descriptions (prompt_templates.py or JSON)")
     p.add_argument("--force", action="store_true", help="replace what is there")
-    p.add_argument("--out", type=Path, default=LIBRARY)
+    p.add_argument("--out", type=Path, default=None, help="folder (default: the library); of a bank its folder or FILE.json")
     machine(p)
     p.add_argument("--json", action="store_true")
 

@@ -85,17 +85,20 @@ def add_words_verbs(whats: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run_show(args: argparse.Namespace) -> int:
     task = engine.task(args.task, args.descriptions)
-    if args.label is not None and args.label not in task.names:
-        raise engine.DataError(f"{args.label!r} is no class of {task.id!r}.", f"Its classes are: {', '.join(task.names)}.")
+    wanted = task.names if args.label is None else (task.label_of(args.label),)
     found, read = engine.descriptions(task), engine.prompts_of(task, _method(args).config)
     rows = []
-    for label in task.names:
+    for label in wanted:
         about = found.classes[label]
         row: dict[str, Any] = {"class": label, "names": {k: list(about.synonyms.get(k, ())) for k in engine.NAMES}}
         row |= {"slots": {k: list(about.attributes.get(k, ())) for k in engine.SLOTS}, "prompts": list(read[label])}
-        rows += [row] if args.label in (None, label) else []
+        rows.append(row)
     if args.json:
-        return _told({"bank": found.task, "sha256": found.sha256, "provenance": list(found.provenance), "results": rows})
+        told = {"bank": found.task, "sha256": found.sha256, "source": found.source, "licence": found.licence}
+        return _told(told | {"provenance": list(found.provenance), "results": rows})
+    print(f"{found.source.rstrip('.')}. Licence: {found.licence or 'not said'}.")
+    for step in found.provenance:
+        print("  " + ", ".join(f"{key} {value}" for key, value in step.items() if isinstance(value, str)))
     for row in rows:
         print(row["class"])
         for kind, words in (*row["names"].items(), *row["slots"].items()):
@@ -109,6 +112,7 @@ def run_set(args: argparse.Namespace) -> int:
     task = engine.task(args.task, args.bank if args.bank.is_file() else None)
     changed, thoughts = engine.edit_words(task, args.label, args.slot, args.words.split(";" if ";" in args.words else ","))
     assert changed.bank is not None
+    args.bank.parent.mkdir(parents=True, exist_ok=True)
     args.bank.write_text(engine.bank_text(changed.bank), encoding="utf-8")
     for thought in thoughts:
         print(f"note: {thought}", file=sys.stderr)
@@ -130,12 +134,13 @@ def run_propose(args: argparse.Namespace) -> int:
             {"notice": engine.NOTICE, **about, "words": found.in_words(), "candidates": len(found.tried), "results": rows}
         )
     print(
-        f"{args.metric} of {len(found.tried)} ways to write the prompts; the class's own name alone: {100 * found.plain.value:.1f}"
+        f"{args.metric.replace('_', ' ')} of {len(found.tried)} ways to write the prompts; "
+        f"the class's own name alone: {100 * found.plain.value:.1f} %"
     )
     for each in found.tried[:SHOWN]:
         more = each.difference
-        by = f"{100 * more.value:+5.1f} ({100 * more.low:+.1f} to {100 * more.high:+.1f})" if more else ""
-        print(f"  {100 * each.score:5.1f}  {by}  {each.in_words()}")
+        by = f"{100 * more.value:+5.1f} points ({100 * more.low:+.1f} to {100 * more.high:+.1f})" if more else ""
+        print(f"  {100 * each.score:5.1f} %  {by}  {each.in_words()}")
     print("  (the best of many on the cases that they were chosen on: these are optimistic)")
     print(
         f"{found.in_words()} The same was chosen in {found.same} of {found.folds} folds."
@@ -151,7 +156,7 @@ def run_effect(args: argparse.Namespace) -> int:
     examples, backbone, features = _cases(args, before)
     found = engine.effect_of_words(backbone, before, after, examples, features, method, args.metric)
     if args.json:
-        row: dict[str, Any] = {k: getattr(found, k) for k in ("metric", "verdict", "images", "units")}
+        row: dict[str, Any] = {k: getattr(found, k) for k in ("metric", "verdict", "images", "units", "changed")}
         row |= {k: getattr(found, k).as_json() for k in ("before", "after", "difference")}
         return _told({"notice": engine.NOTICE, "results": [row | {"words": found.in_words()}]})
     print(found.in_words())

@@ -68,16 +68,17 @@ def add_parsers(whats: Any, options: Any) -> None:
 
 def run_fill(args: argparse.Namespace) -> int:
     task = engine.task(args.task)
-    _check_free(args)
     options = (
         args.options(args.set)
         | ({"model": args.model} if args.model else {})
         | ({"faithful": True} if args.faithful else {})
     )
     made = engine.generator(args.by, **options)
-    if made.needs_images != bool(args.images):
-        needed = "needs labelled images" if made.needs_images else "looks at no images"
-        raise engine.DataError(f"The generator {args.by!r} {needed}.", "Give --images with vqa and hybrid only.")
+    if made.needs_images and not args.images:
+        raise engine.DataError(f"The generator {args.by!r} needs labelled images.", "Name them with --images.")
+    if args.images and not made.needs_images:
+        raise engine.DataError(f"The generator {args.by!r} looks at no images.", "Leave --images out.")
+    _check_free(args)
     images = _Pictures(_drawn(args.images, task, args.most)) if args.images else ()
     return _written(made.fill(task, images, engine.Watch(progress=_done)), args)
 
@@ -88,13 +89,14 @@ def run_describe(args: argparse.Namespace) -> int:
     journal = str(args.out.with_suffix(".answers.jsonl"))
     own = {"endpoint": args.endpoint, "model": args.model, "questions": args.questions, "insecure": args.insecure}
     made = engine.generator("llm", **{"journal": journal} | args.options(args.set) | own)
-    made.backbone = engine.load_backbone(args.backbone)
+    made.backbone, made.say = engine.load_backbone(args.backbone), _say
     return _written(made.fill(task, (), engine.Watch(progress=_done)), args)
 
 
 def _check_free(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.force:
         raise engine.DataError(f"There is a file {args.out.name!r} already.", "Name another, or add --force.")
+    args.out.parent.mkdir(parents=True, exist_ok=True)  # before the work; a journal is written beside it
 
 
 def _drawn(data: str, task: engine.Task, most: int) -> list[engine.Example]:
@@ -109,6 +111,10 @@ def _drawn(data: str, task: engine.Task, most: int) -> list[engine.Example]:
     by_label = [list({unit(e): e for e in found if e.label == label}.values()) for label in task.names]
     longest = max(map(len, by_label))
     return [each[i] for i in range(longest) for each in by_label if i < len(each)][:most]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _done(done: int, of: int, _: float) -> None:

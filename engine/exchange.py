@@ -75,6 +75,7 @@ def export_bank(bank: DescriptionBank, task: Task, form: str, out: str | Path, i
         raise DataError(f"The file {out.name!r} has another ending than {FORMATS[form].suffix!r}.", f"{form} files end so.")
     if form != "miu-vl" and not all(bank.classes[label].sentences for label in task.names):
         raise DataError(f"The bank of {task.id!r} lacks sentences of some class.", "Write some, or export it as miu-vl.")
+    out.parent.mkdir(parents=True, exist_ok=True)
     return FORMATS[form].write(bank, task, out, images)
 
 
@@ -268,6 +269,8 @@ def _text(path: Path) -> str:
         if path.stat().st_size > BANK_BYTES:
             raise DataError(f"The bank {path.name!r} is larger than {BANK_BYTES // 2**20} MB.", "It is no file of prompts.")
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {str(path)!r}.", "Take a prompt_templates.py or a JSON file.") from error
     except (OSError, ValueError) as error:
         raise _unreadable(path.name, error) from error
 
@@ -313,7 +316,8 @@ def _literal(text: str, file: str, name: str | None) -> tuple[str, Any]:
 
 
 def _unreadable(name: str, error: Exception) -> DataError:
-    why = " ".join(str(error).split())[:160] or type(error).__name__
+    why = error.strerror if isinstance(error, OSError) else None
+    why = why or " ".join(str(error).split())[:160] or type(error).__name__
     return DataError(f"The bank {name!r} cannot be read ({why}).", "Take a prompt_templates.py or a JSON file.")
 
 

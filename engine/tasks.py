@@ -68,12 +68,14 @@ class Task:
 
     def label_of(self, folder: str) -> str:
         """The label that a folder or CSV value means ("kl0" -> "healthy knee"). Raises DataError."""
-        wanted = folder.strip().lower().replace("_", " ")
+        wanted = str(folder).strip().lower().replace("_", " ")
         for label in self.labels:
             known = (label.name, label.display, *label.aliases)
             if wanted in {name.lower().replace("_", " ") for name in known}:
                 return label.name
-        raise DataError(f"{folder!r} is no class of the task {self.id!r}.", f"Its classes are: {', '.join(self.names)}.")
+        raise DataError(
+            f"{str(folder)[:80]!r} is no class of the task {self.id!r}.", f"Its classes are: {', '.join(self.names)}."
+        )
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,17 @@ class DescriptionBank:
     classes: dict[str, ClassDescriptions] = field(hash=False)
     sha256: str = ""
     provenance: tuple[dict[str, Any], ...] = field(default=(), hash=False)
+
+
+def check_texts(given: Any, what: str) -> None:
+    """A text alone would be taken letter by letter. Raises DataError where it is no list of texts; `what` : as in "The colour"."""
+    if not isinstance(given, (list, tuple)) or not all(isinstance(each, str) for each in given):
+        raise DataError(f"{what} cannot be {repr(given)[:60]}.", 'Give a list of texts, as in ["dark", "grey"].')
+
+
+def slot_of(kind: str) -> str:
+    """ "color" is taken for "colour"; anything else is left as it is."""
+    return "colour" if kind == "color" else kind
 
 
 @cache
@@ -137,17 +150,28 @@ def task(name: str, place: str | Path | None = None) -> Task:
 def descriptions(of: str | Task) -> DescriptionBank:
     """The written descriptions of a task's classes, in label order. of : a known task's id, or a task. Raises DataError.
 
-    A task's own bank comes first, then one in the folder PROMPTSCOPE_DESCRIPTIONS (an imported one, say), then the shipped one.
+    A task's own bank comes first, then one at PROMPTSCOPE_DESCRIPTIONS (a file or a folder, as of `tasks_with`, which must hold
+    some), then the shipped one.
     """
-    if isinstance(of, Task):
-        if of.bank is not None:
-            return of.bank
-        of = of.id
-    folders = [Path(os.environ["PROMPTSCOPE_DESCRIPTIONS"])] if os.environ.get("PROMPTSCOPE_DESCRIPTIONS") else []
-    for folder in [*folders, ASSETS / "descriptions"]:
-        if (folder / f"{of}.json").is_file():
-            return _bank(folder / f"{of}.json", of)
-    raise DataError(f"There is no description bank for the task {of!r}.", f"Write one as {of}.json.")
+    if isinstance(of, Task) and of.bank is not None:
+        return of.bank
+    name = of.id if isinstance(of, Task) else of
+    if found := bank_of(name):
+        return found
+    raise DataError(f"There is no description bank for the task {name!r}.", f"Write one as {name}.json.")
+
+
+def bank_of(name: str) -> DescriptionBank | None:
+    """The bank of a task's id at PROMPTSCOPE_DESCRIPTIONS, else the shipped one, else None. Raises DataError."""
+    place = os.environ.get("PROMPTSCOPE_DESCRIPTIONS")
+    path = _of_everybody(Path(place).absolute()).get(name) if place else None
+    return _bank(path, name) if path else shipped(name)
+
+
+def shipped(name: str) -> DescriptionBank | None:
+    """The bank that came with PromptScope, whatever else is set."""
+    path = ASSETS / "descriptions" / f"{name}.json"
+    return _bank(path, name) if path.is_file() else None
 
 
 def tasks_with(place: str | Path) -> dict[str, Task]:
@@ -155,14 +179,23 @@ def tasks_with(place: str | Path) -> dict[str, Task]:
 
     place : a bank's file, of the task that it names; or a folder of <task>.json
     """
-    place = Path(place)
-    found = {name: place / f"{name}.json" for name in tasks()} if place.is_dir() else {_task_of(place): place}
-    banks = {name: read_bank(path, task(name)) for name, path in found.items() if path.is_file()}
-    if not banks:
+    found = {name: (task(name), path) for name, path in _files(Path(place)).items()}
+    return {name: replace(of, bank=read_bank(path, of)) for name, (of, path) in found.items()}
+
+
+def _files(place: Path) -> dict[str, Path]:
+    """The banks' files by their task's id. Raises DataError where there are none."""
+    if not place.is_dir():
+        return {task(_task_of(place)).id: place}
+    found = {name: path for name in tasks() if (path := place / f"{name}.json").is_file()}
+    if not found:
         raise DataError(
             f"The folder {place.name!r} holds no description bank.", "Name a bank's file, or a folder of <task>.json."
         )
-    return {name: replace(task(name), bank=bank) for name, bank in banks.items()}
+    return found
+
+
+_of_everybody = cache(_files)  # of PROMPTSCOPE_DESCRIPTIONS, whose banks are read once, too
 
 
 def bank_text(bank: DescriptionBank) -> str:
@@ -204,16 +237,14 @@ def with_bank(
 
     words : the user's own, by label, then by NAMES and SLOTS, in place of those that were written; provenance : how they came
     """
-    try:
-        written = descriptions(task.id).classes
-    except DataError:
-        written = {}
+    found = bank_of(task.id)
+    there = found.classes if found else {}
     words = {label: kinds for label, kinds in (words or {}).items() if kinds}
-    if not words and not any(own.values()) and task.names == tuple(written):
+    if not words and not any(own.values()) and task.names == tuple(there):
         return task
     classes = {}
     for label in task.labels:
-        known = written.get(label.name, ClassDescriptions({}, {}, (), ()))
+        known = there.get(label.name, ClassDescriptions({}, {}, (), ()))
         first = tuple(own.get(label.name, ())) or known.sentences
         plain = _plain(task, label)[: max(0, len(PLAIN) - len(first))]
         mine = {kind: tuple(each) for kind, each in words.get(label.name, {}).items()}
@@ -225,7 +256,8 @@ def with_bank(
         )
     steps = tuple(dict(step) for step in provenance)
     source = "written in this workspace" if words or any(own.values()) else "templates"
-    return replace(task, bank=made_bank(DescriptionBank(task.id, source, "", classes, provenance=steps)))
+    source, licence = (f"{found.source.rstrip('.')}. Edited in this workspace.", found.licence) if found else (source, "")
+    return replace(task, bank=made_bank(DescriptionBank(task.id, source, licence, classes, provenance=steps)))
 
 
 def kind_of_image(task: Task, noun: str = "image") -> str:
@@ -248,10 +280,18 @@ def _readable(path: Path) -> Iterator[None]:
     """Whatever else a file turns out to be becomes one sentence."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {str(path)!r}.", "Name a bank's file, or a folder of <task>.json.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        why = f"{type(error).__name__}: {str(error)[:160]}".replace("\n", " ")
+        why = " ".join(str(error).split())[:160]
+        if isinstance(error, OSError):
+            why = error.strerror or why
+        elif isinstance(error, KeyError):
+            why = f"it has no {why}"
+        elif isinstance(error, (TypeError, AttributeError, RecursionError)):
+            why = "a part of it has another form"
         raise DataError(
-            f"The description bank {path.name!r} cannot be read ({why}).", "It should have the form of assets/descriptions."
+            f"The description bank {path.name!r} cannot be read: {why}.", "It should look like those in assets/descriptions."
         ) from error
 
 
@@ -287,7 +327,7 @@ def _bank_of(raw: bytes, found: Any, of: Task) -> DescriptionBank:
         raise DataError(f"The description bank of {of.id!r} has other classes than the task: {named}.")
     name, source, licence = about = [found[key] for key in ("task", "source", "licence")]
     if not all(isinstance(each, str) for each in about):
-        raise TypeError("task, source or licence is no text")
+        raise ValueError("task, source or licence is no text")
     provenance = tuple(dict(step) for step in found.get("provenance", ()))
     json.dumps([about, provenance], ensure_ascii=False, allow_nan=False).encode()  # it must be possible to write it again
     return DescriptionBank(name, source, licence, classes, hashlib.sha256(raw).hexdigest(), provenance)
@@ -295,6 +335,6 @@ def _bank_of(raw: bytes, found: Any, of: Task) -> DescriptionBank:
 
 def _words(found: Any) -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise TypeError("a list of words is something else")
+        raise ValueError("a list of words is something else")
     "".join(found).encode()  # half a surrogate pair cannot be written: ValueError
     return tuple(found)

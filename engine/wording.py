@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from engine.backbones.base import Backbone
 from engine.errors import BackboneError, DataError
-from engine.tasks import NAMES, SLOTS, Label, Task
+from engine.tasks import NAMES, SLOTS, Label, Task, check_texts
 
 MOST = 500  # sentences of a class; the largest bank has 50
 LONGEST = 400  # characters of one: more than any text tower reads
@@ -16,8 +16,9 @@ MOST_WORDS, LONGEST_WORDS = 50, 100  # entries of a slot, and characters of one;
 
 def check_sentences(task: Task, label: str, lines: Sequence[str], backbone: Backbone) -> tuple[list[str], list[str]]:
     """(the sentences of a class, each once; what to think about before they are used). Raises DataError where they cannot be
-    used: none, too many, or one that the backbone's text tower cannot read whole."""
+    used: no list of texts, none, too many, or one that the backbone's text tower cannot read whole."""
     known = _label(task, label)
+    check_texts(lines, f"The sentences of {known.display!r}")
     written = [" ".join(line.split()) for line in lines if line.strip()]
     kept = list(dict.fromkeys(written))
     if not kept:
@@ -42,10 +43,14 @@ def check_sentences(task: Task, label: str, lines: Sequence[str], backbone: Back
 
 def check_words(task: Task, label: str, kind: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """(the words of a slot or names of a kind, each once, the best first; what to think about). kind : of SLOTS or NAMES.
-    Raises DataError where there are too many, or one is too long. None at all are allowed: the slot is then empty."""
+    Raises DataError where they are no list of texts, too many, or one is too long. None at all are allowed: the slot is then
+    empty."""
     known = _label(task, label)
     if kind not in (*SLOTS, *NAMES):
-        raise DataError(f"A class has no slot and no name {kind[:40]!r}.", f"Choose one of: {', '.join((*SLOTS, *NAMES))}.")
+        raise DataError(
+            f"A class has no slot and no name {str(kind)[:40]!r}.", f"Choose one of: {', '.join((*SLOTS, *NAMES))}."
+        )
+    check_texts(words, f"The {kind} of {known.display!r}")
     kept = list(dict.fromkeys(" ".join(each.split()) for each in words if each.strip()))
     if len(kept) > MOST_WORDS:
         raise DataError(f"The {kind} of {known.display!r} has {len(kept)} entries.", f"Up to {MOST_WORDS} are taken.")
@@ -59,7 +64,7 @@ def check_words(task: Task, label: str, kind: str, words: Sequence[str]) -> tupl
 def _label(task: Task, label: str) -> Label:
     known = next((each for each in task.labels if each.name == label), None)
     if known is None:
-        raise DataError(f"{label[:80]!r} is no class of this task.", f"Its classes are: {', '.join(task.names)}.")
+        raise DataError(f"{str(label)[:80]!r} is no class of this task.", f"Its classes are: {', '.join(task.names)}.")
     return known
 
 

@@ -26,13 +26,20 @@ from engine.evaluate import METRICS, RISING, clearly, in_points, mean_with_inter
 from engine.methods._descriptions import BATCH, sentence_features
 from engine.methods.attribute_prompts import OWN_NAME, AttributePrompts, prompts_of
 from engine.study import grouped_folds
-from engine.tasks import NAMES, SLOTS, Task, descriptions, made_bank
+from engine.tasks import NAMES, SLOTS, Task, descriptions, made_bank, slot_of
 from engine.types import Example, Interval
 from engine.wording import check_words
 
 METRIC = "balanced_accuracy"
 FOLDS = 5
 TOLD = 10  # candidates whose difference gets an interval
+# The names of a class, in sentences for people.
+CALLED = {
+    OWN_NAME: "the class's own name",
+    "medical": "its name in a textbook",
+    "query": "its name as one would search for it",
+    "lay": "its everyday name",
+}
 VARIANTS = 3  # at most, of a candidate; MIU-VL makes as many
 
 
@@ -46,11 +53,10 @@ class Tried:
     difference: Interval | None = None
 
     def in_words(self) -> str:
-        name = "the class's own name" if self.config.name == OWN_NAME else f"the {self.config.name} name"
-        slots = self.config.chosen
+        name, slots = CALLED[self.config.name], self.config.chosen
         if not slots:
             return f"{name} alone"
-        variants = f"the mean of {self.config.ranks} variants" if self.config.ranks > 1 else "the first words"
+        variants = f"the mean of {self.config.ranks} variants" if self.config.ranks > 1 else "the best word of each"
         return f"{name} with {_listed(slots)}, {variants}"
 
 
@@ -75,12 +81,12 @@ class Proposal:
         return self.tried[0]
 
     def in_words(self) -> str:
-        cases = (
-            f"On {self.images} cases in {self.units} groups the best of {len(self.tried)} ways is {self.best.in_words()}."
-        )
+        cases = f"On {_counted(self.images, self.units)} the best of {len(self.tried)} ways is {self.best.in_words()}."
         if self.chosen is None:
             return f"{cases} There are too few cases of some class to say whether that is more than chance."
         measure, points = self.metric.replace("_", " "), f"{100 * self.chosen.value:+.1f} points"
+        if _is_still(self.chosen):
+            return f"{cases} Chosen on other cases, such words leave the {measure} of the plain class name as it is."
         found = f"Chosen on other cases, such words give {points} of {measure} beside the plain class name"
         helps = {1: "they help", -1: "they harm", 0: "no clear help"}[self.verdict]
         return f"{cases} {found} (95 %: {in_points(self.chosen)}): {helps}."
@@ -88,7 +94,8 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Effect:
-    """difference : after minus before, on the same resamples; verdict : 1 better, -1 worse, 0 where that may be chance."""
+    """difference : after minus before, on the same resamples; verdict : 1 better, -1 worse, 0 where that may be chance;
+    changed : cases that are answered with another class."""
 
     metric: str
     before: Interval
@@ -97,16 +104,18 @@ class Effect:
     verdict: int
     images: int
     units: int
+    changed: int
 
     def in_words(self) -> str:
         was, now = (f"{100 * each.value:.1f} %" for each in (self.before, self.after))
         told = {1: "better", -1: "worse", 0: "no clear difference"}[self.verdict]
         measure = self.metric.replace("_", " ")
         measure = measure[0].upper() + measure[1:]
-        return (
-            f"{measure} on {self.images} cases in {self.units} groups: {was} before, {now} after, "
-            f"{100 * self.difference.value:+.1f} points (95 %: {in_points(self.difference)}): {told}."
-        )
+        shown = f"{measure} on {_counted(self.images, self.units)}: {was} before, {now} after"
+        if _is_still(self.difference) and (self.units > 1 or not self.changed):
+            though = f", though {self.changed} answer{'s' * (self.changed > 1)} did" if self.changed else ""
+            return f"{shown}: the score did not change{though}."
+        return f"{shown}, {100 * self.difference.value:+.1f} points (95 %: {in_points(self.difference)}): {told}."
 
 
 def candidates(task: Task, template: str = "", variants: int = VARIANTS) -> list[AttributePrompts.Config]:
@@ -189,15 +198,17 @@ def effect_of_words(
     a, b = (method.learn(backbone, each).probabilities(features) for each in (before, after))
     more = paired_difference(truth, a, b, units, metric)
     was, now = (mean_with_interval(truth, [each], units, metric) for each in (a, b))
-    return Effect(metric, was, now, more, clearly(truth, a, b, units, more), len(truth), len(set(units)))
+    changed = int((a.argmax(axis=1) != b.argmax(axis=1)).sum())
+    return Effect(metric, was, now, more, clearly(truth, a, b, units, more), len(truth), len(set(units)), changed)
 
 
 def edit_words(task: Task, label: str, kind: str, words: Sequence[str]) -> tuple[Task, list[str]]:
     """(the task with other words in a slot, or other names of a kind, in a bank of its own; what to think about).
 
-    kind : of SLOTS or NAMES; words : the best first. The bank's provenance says that a person did it, and when.
-    Raises DataError, where the task has no bank or the words cannot be used.
+    label : as `Task.label_of` knows it; kind : of SLOTS ("color" is "colour") or NAMES; words : the best first. The bank's
+    provenance says that a person did it, and when. Raises DataError, where the task has no bank or the words cannot be used.
     """
+    label, kind = task.label_of(label), slot_of(kind)
     kept, thoughts = check_words(task, label, kind, words)
     bank = descriptions(task)
     about = bank.classes[label]
@@ -259,6 +270,15 @@ def _ranked(scores: Sequence[float]) -> list[int]:
     """The candidates' places, the best first; of equal ones the plainer, which comes first. A score that is none is last."""
     given = np.nan_to_num(np.asarray(scores, float), nan=-np.inf)
     return np.argsort(-np.round(given, 9), kind="stable").tolist()
+
+
+def _is_still(difference: Interval) -> bool:
+    """Is it 0 in every resample?"""
+    return max(map(abs, (difference.value, difference.low, difference.high))) < 1e-9
+
+
+def _counted(images: int, units: int) -> str:
+    return f"{images} cases" + (f" ({units} patients or groups)" if units < images else "")
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -323,6 +323,27 @@ def test_the_command_line_exports_and_imports(tmp_path, capsys, monkeypatch):
     assert "Give --format miu-vl, medpromptclip, biomedcoop." in capsys.readouterr().err
 
 
+def test_an_imported_bank_goes_where_it_is_told_to(tmp_path, capsys, monkeypatch):
+    """Bug: a folder was passed over, and the bank written into the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.json").write_text(json.dumps({label: ["One."] for label in engine.task("busi").names}))
+    (tmp_path / "v1.2").mkdir()
+    asked = ("import", "x.json", "--bank", "--task", "busi")
+    places = {"banks/new": "banks/new/busi.json", "v1.2": "v1.2/busi.json", "a b/c.json": "a b/c.json", "": "busi.json"}
+    for out, written in places.items():
+        assert main([*asked, *(["--out", out] if out else [])]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == written and list(tasks_with(written)) == ["busi"]
+    assert main([*asked, "--out", "a b/d.json"]) == 0 and "--descriptions 'a b/d.json', or" in capsys.readouterr().out
+    assert main([*asked, "--out", "x.txt"]) == 2
+    assert "'x.txt' has another ending than '.json'. Name it so, or name a folder." in capsys.readouterr().err
+    assert main(["import", "none.json", "--bank", "--task", "busi"]) == 2
+    assert capsys.readouterr().err.startswith("error: There is no file 'none.json'.")
+    assert (
+        main(["export", "bank:busi", "--format", "biomedcoop", "--out", "new/p.py"]) == 0
+        and (tmp_path / "new/p.py").is_file()
+    )
+
+
 # --- hostile files ------------------------------------------------------------------------------------------------------
 
 

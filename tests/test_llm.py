@@ -9,6 +9,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from conftest import free_port
 
 import engine
 from engine.__main__ import main
@@ -170,6 +171,16 @@ def test_after_six_tries_it_says_so_and_the_journal_keeps_what_came(stub, tmp_pa
     assert len(stub.heard) == 54  # nothing is asked again
     made(stub, journal=str(journal), temperature=0.1, answers=1).fill(BUSI)
     assert len(stub.heard) == 54 + 24  # another temperature is another answer
+
+
+def test_an_endpoint_that_is_not_there_is_tried_aloud_and_asked_after(stub):
+    said, dead = [], f"http://127.0.0.1:{free_port()}/v1"
+    with (
+        Endpoint(made(stub, endpoint=dead).config, said.append) as endpoint,
+        pytest.raises(engine.DataError, match=r"\(the last: ConnectError\)\. Is it running\? What it has answered"),
+    ):
+        endpoint.ask("What?", None)
+    assert said == [f"no answer from '127.0.0.1' (ConnectError): try {i} of 6 in 0 s" for i in range(2, 7)]
 
 
 @pytest.mark.parametrize(

@@ -228,5 +228,8 @@ def test_the_command_line_fills_a_bank(learned, tmp_path, capsys):
     assert main(words) == 0 and "colour" in capsys.readouterr().out
     assert read_bank(out, BUSI).provenance[-1]["by"] == "masked-lm"
     assert main(words) == 2 and "already" in capsys.readouterr().err
-    assert main([*words, "--images", "somewhere", "--force"]) == 2 and "looks at no images" in capsys.readouterr().err
+    assert (
+        main([*words, "--images", "somewhere", "--force"]) == 2
+        and "no images. Leave --images out." in capsys.readouterr().err
+    )
     assert main(["list"]) == 0 and "masked-lm, vqa, hybrid, llm" in capsys.readouterr().out

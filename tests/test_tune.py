@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -491,11 +492,10 @@ def test_a_bank_is_imported_and_learned_from_in_place_of_ours(capsys, tmp_path, 
     bank = {name: [f"{name} seen from side {i}." for i in range(3)] for name in TASK.names}
     (tmp_path / "upstream.json").write_text(json.dumps(bank))
     target = tmp_path / "banks" / "busi.json"
-    target.parent.mkdir()
     words = ["import", str(tmp_path / "upstream.json"), "--bank", "--task", "busi", "--out", str(target)]
     code, out, err = run(capsys, *words)
-    assert code == 0 and "PROMPTSCOPE_DESCRIPTIONS" in out, err
-    monkeypatch.setenv("PROMPTSCOPE_DESCRIPTIONS", str(target.parent))
+    assert code == 0 and f"To use it: --descriptions {target}, or " in out, err
+    monkeypatch.setenv(*re.search(r"(PROMPTSCOPE_DESCRIPTIONS)=(\S+) for all that runs", out).groups())  # as it says
     made = engine.METHODS["description-ensemble"]().learn(mini, TASK)
     mean = mini.encode_texts(bank["malignant tumor"]).mean(dim=0)
     np.testing.assert_allclose(made.class_embeddings[1], (mean / mean.norm()).numpy(), atol=1e-6)

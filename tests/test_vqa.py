@@ -192,7 +192,7 @@ def test_the_command_line_looks_at_training_images_only(blip, tmp_path, capsys):
         PIL.Image.fromarray(np.round(pixels * 255).astype(np.uint8)).save(tmp_path / f"Mustermann{i}.png")
         rows.append(f"Mustermann{i}.png,{label},{split}")
     (tmp_path / "split.csv").write_text("\n".join(rows))
-    out = tmp_path / "bank.json"
+    out = tmp_path / "new" / "bank.json"
     words = [
         "words",
         "fill",
@@ -207,7 +207,8 @@ def test_the_command_line_looks_at_training_images_only(blip, tmp_path, capsys):
         "beams=2",
         "name=label",
     ]
-    assert main(words) == 2 and "needs labelled images" in capsys.readouterr().err
+    assert main(words) == 2 and "needs labelled images. Name them with --images." in capsys.readouterr().err
+    assert not out.parent.exists()
     assert main([*words, "--images", str(tmp_path)]) == 0
     bank = read_bank(out, BUSI)
     assert bank.provenance[-1]["images"] == 4 and "Mustermann" not in out.read_text()

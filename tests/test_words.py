@@ -18,6 +18,7 @@ from engine.errors import BackboneError, DataError, PromptSetError, Stopped
 from engine.evaluate import balanced_accuracy
 from engine.methods.attribute_prompts import AttributePrompts, prompts_of
 from engine.tasks import (
+    ASSETS,
     ClassDescriptions,
     DescriptionBank,
     Label,
@@ -26,6 +27,7 @@ from engine.tasks import (
     made_bank,
     read_bank,
     tasks_with,
+    with_bank,
 )
 from engine.templates import FAITHFUL, filled
 from engine.words import candidates, edit_words, effect_of_words, propose_words
@@ -108,9 +110,9 @@ def test_words_with_brackets_are_put_in_as_they_are():
         ({"name": "nick"}, r"has no name 'nick'\. Choose one of: class, medical, query, lay"),
         ({"slots": "colour, size"}, r"have no slot 'size'\. Choose of: colour, shape, location, texture"),
         ({"slots": "colour, colour"}, "no slot twice"),
-        ({"ranks": 0}, "no 0 variants"),
-        ({"rank": -1}, "no variant -1"),
-        ({"ranks": 10**9}, r"no 1000000000 variants.* from 1 to 50"),
+        ({"ranks": 0}, r"^0 variants cannot be made\. ranks is from 1 to 50\.$"),
+        ({"rank": -1}, r"^There is no variant -1\. rank is from 1 to 50, or 0 for the mean of all variants\.$"),
+        ({"ranks": 10**9}, "^1000000000 variants cannot be made"),
         ({"template": "{image}"}, "no place for the class"),
         ({"template": "{name} {size}"}, r"unknown place \{size\}"),
         ({"template": "{name} [{colour}"}, "bracket without its other half"),
@@ -143,6 +145,7 @@ def test_the_card_says_how_the_bank_was_read_and_who_made_it(mini, tmp_path):
         "name": "medical",
         "keep_own_name": ["clear"],
         "slots": ["colour", "shape", "location", "texture"],
+        "name_alone": ["clear"],
         "variants": {"polyp": 2, "clear": 1},
     }
     assert card["descriptions"]["sha256"] == changed.bank.sha256
@@ -215,6 +218,22 @@ def test_there_is_a_candidate_for_every_name_subset_and_count_and_the_plainest_i
     counts |= {"shape, location": 3, "colour, shape, location": 3}
     assert {slots: sum(each.slots == slots for each in found) for slots in counts} == {k: 3 * v for k, v in counts.items()}
     assert len(found) == 3 * sum(counts.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (Config(slots=""), "the class's own name alone"),
+        (Config("medical", "colour", 1), "its name in a textbook with colour, the best word of each"),
+        (
+            Config("query", "colour, shape", 2),
+            "its name as one would search for it with colour and shape, the mean of 2 variants",
+        ),
+        (Config("lay", ""), "its everyday name alone"),
+    ],
+)
+def test_a_way_is_told_in_words_for_people(config, said):
+    assert words.Tried(config, 0.5).in_words() == said
 
 
 def test_the_slot_that_tells_the_classes_apart_is_proposed_and_said_to_help(mini):
@@ -304,6 +323,26 @@ def test_an_edit_has_the_effect_that_two_evaluations_have(mini):
     assert found.verdict == -1 and "worse" in found.in_words()  # each has the other's colour now
     same = effect_of_words(mini, ALIKE, ALIKE, examples, features)
     assert same.difference.value == 0 and same.verdict == 0
+    was = f"{100 * same.before.value:.1f} %"
+    assert (
+        same.in_words()
+        == f"Balanced accuracy on 60 cases (20 patients or groups): {was} before, {was} after: the score did not change."
+    )
+
+
+def test_a_score_that_does_not_move_is_no_matter_of_too_few_cases():
+    """Bug: 54 cases whose answers stayed were "too few cases for a range"."""
+    still, half = engine.Interval(0.0, 0.0, 0.0), engine.Interval(0.5, 0.5, 0.5)
+
+    def told(difference: engine.Interval, units: int, changed: int) -> str:
+        of = words.Effect("accuracy", half, half, difference, 0, 54, units, changed)
+        return of.in_words().partition(" after")[2]
+
+    assert told(still, 54, 0) == told(still, 1, 0) == ": the score did not change."
+    assert told(still, 54, 1) == ": the score did not change, though 1 answer did."
+    assert told(still, 1, 3) == ", +0.0 points (95 %: too few cases for a range): no clear difference."
+    assert told(half, 1, 3) == ", +50.0 points (95 %: too few cases for a range): no clear difference."
+    assert told(engine.Interval(0.0, -0.04, 0.05), 54, 9) == ", +0.0 points (95 %: -4 to 5): no clear difference."
 
 
 def test_the_effect_of_sentences_is_by_the_method_that_reads_them(mini):
@@ -344,7 +383,19 @@ def test_edited_words_are_kept_with_who_wrote_them_and_come_back_from_the_file(t
 @pytest.mark.parametrize(
     ("label", "kind", "given", "sentence"),
     [
-        ("cyst", "colour", ["red"], "'cyst' is no class of this task"),
+        ("cyst", "colour", ["red"], "'cyst' is no class of the task 'busi'"),
+        (7, "colour", ["red"], "'7' is no class of the task 'busi'"),
+        ("polyp", ["colour"], ["red"], r"no name \"\['colour'\]\""),
+        (
+            "polyp",
+            "colour",
+            "dark",
+            r"^The colour of 'Polyp' cannot be 'dark'\. Give a list of texts, as in \[\"dark\", \"grey\"\]\.$",
+        ),
+        ("polyp", "colour", [1, 2], r"cannot be \[1, 2\]\. Give a list of texts"),
+        ("polyp", "colour", ["red", None], r"cannot be \['red', None\]\. Give"),
+        ("polyp", "colour", {"red": 1}, "cannot be {'red': 1}"),
+        ("polyp", "colour", 5, "cannot be 5"),
         ("polyp", "size", ["red"], "no slot and no name 'size'"),
         ("polyp", "colour", [f"word {i}" for i in range(51)], "has 51 entries. Up to 50 are taken"),
         ("polyp", "colour", ["x" * 101], "is longer than a few words"),
@@ -354,6 +405,117 @@ def test_edited_words_are_kept_with_who_wrote_them_and_come_back_from_the_file(t
 def test_words_that_cannot_be_used_are_refused(label, kind, given, sentence):
     with pytest.raises(DataError, match=sentence):
         edit_words(TASK, label, kind, given)
+
+
+def test_a_class_is_named_as_people_see_it_and_a_slot_as_they_spell_it():
+    of = engine.task("busi")
+    expected, _ = edit_words(of, "benign tumor", "colour", ["red"])
+    for label, kind in (("Benign tumour", "color"), ("benign", "colour"), ("BENIGN_tumor", "color")):
+        changed, _ = edit_words(of, label, kind, ["red"])
+        assert changed.bank == expected.bank and changed.bank.classes["benign tumor"].attributes["colour"] == ("red",)
+    assert Config(slots="color,shape").chosen == ("colour", "shape")
+
+
+@pytest.mark.parametrize("given", ["a. b.", [1], ["a.", None], 7])
+def test_sentences_that_are_no_list_of_texts_are_refused(mini, given):
+    """Bug: a text was taken as a list of its letters."""
+    with pytest.raises(DataError, match=r"^The sentences of 'Benign tumour' cannot be .*\. Give a list of texts"):
+        engine.check_sentences(engine.task("busi"), "benign tumor", given, mini)
+
+
+@pytest.fixture
+def page(tmp_path):
+    from app.page import Page
+    from app.settings import Settings
+
+    made = Page(Settings(device="cpu", workspace=tmp_path / "workspace"))
+    made.build()
+    yield made
+    made.host.close()
+
+
+@pytest.mark.parametrize("given", ["dark", [1, 2]])
+def test_the_endpoints_refuse_what_is_no_list_of_texts_and_save_nothing(page, given):
+    """Bug: "dark" was saved as d, a, r, k."""
+    library = page.tabs["Library"]
+    with pytest.raises(DataError, match=r"^The colour of 'Benign tumour' cannot be .*\. Give a list of texts"):
+        library.words.edit_words(None, "busi", "benign tumor", "colour", given)
+    with pytest.raises(DataError, match=r"^The sentences of 'Benign tumour' cannot be .*\. Give a list of texts"):
+        library.edit_bank(None, "busi", "benign tumor", given)
+    assert engine.descriptions(library.tasks(None)["busi"]) == engine.descriptions("busi")
+
+
+def test_an_edit_leaves_the_banks_source_and_licence(page):
+    """Bug: one edit made everybody's words "written in this workspace", without a licence."""
+    library, shipped = page.tabs["Library"], engine.descriptions("busi")
+    library.words.edit_words(None, "busi", "benign tumor", "colour", ["dark"])
+    found = library.bank_of(None, "busi")
+    assert found["source"] == f"{shipped.source} Edited in this workspace." and shipped.source.endswith("clinician.")
+    assert found["licence"] == shipped.licence == "Apache-2.0"
+    library.edit_bank(None, "busi", "benign tumor", ["It is dark."])
+    assert library.bank_of(None, "busi")["source"] == found["source"]  # said once
+    mine = with_bank(replace(TASK, id="mine", bank=None), {"polyp": ["A bump."]}).bank
+    assert (mine.source, mine.licence) == ("written in this workspace", "")
+
+
+# --- banks of the environment -------------------------------------------------------------------------------------------
+
+
+def put(path, colour="purple") -> str:
+    """A bank's file of busi, with another colour of the benign tumour."""
+    bank = edit_words(engine.task("busi"), "benign tumor", "colour", [colour])[0].bank
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(bank_text(bank), encoding="utf-8")
+    return str(path)
+
+
+def colours(task="busi"):
+    return next(iter(engine.descriptions(task).classes.values())).attributes["colour"]
+
+
+def test_the_environment_names_a_file_or_a_folder(tmp_path, monkeypatch):
+    """Bug: a file was passed over in silence."""
+    others = colours("retina")
+    for place in (put(tmp_path / "mine.json"), str(tmp_path / "folder")):
+        put(tmp_path / "folder" / "busi.json")
+        monkeypatch.setenv("PROMPTSCOPE_DESCRIPTIONS", place)
+        assert colours() == ("purple",) and colours("retina") == others  # which it holds nothing of
+        own, _ = edit_words(engine.task("busi"), "benign tumor", "colour", ["red"])
+        assert colours(own) == ("red",)  # a task's own words come first
+
+
+@pytest.mark.parametrize("place", ["empty", "other", "nowhere", "x.json"])
+def test_a_place_of_the_environment_that_holds_no_bank_is_refused(tmp_path, monkeypatch, capsys, place):
+    """Bug: a bank under another name than TASK.json was passed over, and the shipped words were shown."""
+    (tmp_path / "empty").mkdir()
+    put(tmp_path / "other" / "miu.json")
+    (tmp_path / "x.json").write_text("{}")
+    monkeypatch.setenv("PROMPTSCOPE_DESCRIPTIONS", str(tmp_path / place))
+    sentence = {"nowhere": "There is no file", "x.json": "'x.json' cannot be read: it has no 'task'"}.get(
+        place, f"The folder {place!r} holds no description bank"
+    )
+    for given in (("words", "show", "busi"), ("words", "show", "busi", "--descriptions", str(tmp_path / place))):
+        code, out, err = run(capsys, *given)
+        assert code == 2 and not out and err.count("\n") == 1 and sentence in err
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        with_bank(replace(engine.task("busi"), bank=None), {})  # not as if there were no words
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"a": 1}', "it has no 'task'"),
+        ("[1]", "a part of it has another form"),
+        ('{"task": "busi", "source": "", "licence": "", "classes": []}', "a part of it has another form"),
+        ('{"task": "busi", "source": 1, "licence": "", "classes": {}}', "has other classes than the task"),
+        ("{", "cannot be read: Expecting property name"),
+    ],
+)
+def test_what_is_no_bank_is_refused_in_words_for_people(tmp_path, text, why):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(DataError) as said:
+        tasks_with(tmp_path / "x.json")
+    assert why in str(said.value) and "Error" not in str(said.value) and "Errno" not in str(said.value)
 
 
 # --- the command line ---------------------------------------------------------------------------------------------------
@@ -391,9 +553,90 @@ def test_words_are_shown_and_set_on_the_command_line(capsys, tmp_path):
     code, out, _ = run(capsys, "words", "show", "busi", "--class", "normal scan", "--faithful")
     assert code == 0 and "bright glandular tissue color, layered shape normal scan in skin and subcutaneous fat" in out
     code, _, err = run(capsys, "words", "show", "busi", "--class", "cyst")
-    assert code == 2 and err.startswith("error: 'cyst' is no class of 'busi'.") and err.count("\n") == 1
+    assert code == 2 and err.startswith("error: 'cyst' is no class of the task 'busi'.") and err.count("\n") == 1
     code, _, err = run(capsys, "words", "set", "btmri", "--bank", file, "--class", "x", "--slot", "colour", "--words", "a")
     assert code == 2 and "'busi.json' holds no description bank of the task 'btmri'. It holds: busi." in err
+
+
+def test_words_of_a_bank_are_shown_with_where_they_are_from(capsys, tmp_path):
+    of, file = engine.descriptions("busi"), put(tmp_path / "my.json")
+    code, out, _ = run(capsys, "words", "show", "busi", "--class", "benign", "--descriptions", file, "--slots", "color")
+    head, step, label, *rows = out.splitlines()
+    assert code == 0 and head == f"{of.source} Licence: Apache-2.0." and label == "benign tumor"
+    assert re.fullmatch(r"  by a person, changed colour of 'benign tumor', at \d{4}-\d\d-\d\d", step)
+    assert rows[-1] == "  read as    ultrasound image of the breast showing benign tumor: purple." and len(rows) == 8
+    found = json.loads(run(capsys, "words", "show", "busi", "--json")[1])
+    assert (found["source"], found["licence"], found["provenance"]) == (of.source, "Apache-2.0", [])
+    assert [row["class"] for row in found["results"]] == list(engine.task("busi").names)
+
+
+def test_words_are_set_in_a_folder_that_is_made(capsys, tmp_path):
+    file = tmp_path / "new" / "folder" / "my.json"
+    given = ("words", "set", "busi", "--class", "Benign tumour", "--slot", "color", "--words", "pink", "--bank", str(file))
+    assert run(capsys, *given)[:2] == (0, f"{file}\n") and colours(tasks_with(file)["busi"]) == ("pink",)
+
+
+SCAN = next(str(s.path) for s in engine.samples() if s.title == "Ultrasound")
+
+
+def test_two_banks_have_two_names_and_two_maps(capsys, tmp_path, monkeypatch, mini):
+    """Bug: the second map was written over the first, and the rows told nothing apart but by their numbers."""
+    where = ("--frame", "1", "--out", str(tmp_path / "maps"))
+    asked = ("predict", SCAN, "--prompts", "busi-attribute-prompts", *where, "--json")
+    files = [put(tmp_path / f"{colour}.json", colour) for colour in ("purple", "white")]
+    more = [(), *(("--descriptions", file) for file in files)]
+    rows = [json.loads(run(capsys, *asked, *each)[1])["results"][0] for each in more]
+    plain = "busi-attribute-prompts-scope-mini"
+    names = [plain, *(f"{plain}-{tasks_with(file)['busi'].bank.sha256[:8]}" for file in files)]
+    assert [row["prompt_set"] for row in rows] == names and len(set(names)) == 3
+    assert len({row["map"] for row in rows}) == len(list((tmp_path / "maps").iterdir())) == 3
+    assert all(f"-{name}-" in row["map"] for name, row in zip(names, rows, strict=True))
+    assert engine.prompt_set("busi-zero-shot", mini, list(tasks_with(files[0]).values())).name == "busi-zero-shot-scope-mini"
+    monkeypatch.setenv("PROMPTSCOPE_DESCRIPTIONS", files[1])
+    assert engine.prompt_set("busi-attribute-prompts", mini).name == names[2]
+    same = tmp_path / "same.json"
+    same.write_bytes((ASSETS / "descriptions" / "busi.json").read_bytes())
+    assert engine.prompt_set("busi-attribute-prompts", mini, list(tasks_with(same).values())).name == plain
+
+
+def test_a_bank_without_words_for_a_class_is_said(capsys, tmp_path):
+    bank = engine.descriptions("busi")
+    bare = {label: replace(about, attributes={}) for label, about in bank.classes.items() if label != "normal scan"}
+    (tmp_path / "x.json").write_text(bank_text(replace(bank, classes=bank.classes | bare)))
+    asked = ("predict", SCAN, "--prompts", "busi-attribute-prompts", "--explain", "none", "--frame", "1", "--json")
+    code, _, err = run(capsys, *asked, "--descriptions", str(tmp_path / "x.json"))
+    assert code == 0
+    assert ": the bank has no words for benign tumor, malignant tumor: their names alone are read." in err
+    assert "their names alone" not in run(capsys, *asked)[2]
+
+
+def test_a_phrase_is_looked_for_with_words_of_another_bank(capsys, tmp_path):
+    asked = ("locate", SCAN, "benign", "--frame", "1", "--json")
+    file = put(tmp_path / "my.json")
+    code, out, err = run(capsys, *asked, "--task", "busi", "--descriptions", file)
+    assert code == 0, err
+    assert json.loads(out)["results"][1]["phrase"].startswith("purple, ")
+    code, _, err = run(capsys, *asked, "--descriptions", file)
+    assert code == 2 and err == "error: Descriptions are of a task. Name it with --task.\n"
+
+
+def test_heat_is_drawn_only_where_something_is_found(capsys, tmp_path, monkeypatch):
+    """Bug: a map is scaled to its own range, so that nothing glowed as much as a hit."""
+
+    def locate(image, phrases, *_):
+        heat = np.zeros((4, 4), np.float32)
+        heat[0, 0] = 1
+        boxes = np.asarray([[0, 0, 9, 9]] if phrases == ["hit"] else [], np.float32).reshape(-1, 4)
+        over = engine.Heatmap(heat, engine.Box(0.0, 0.0, *map(float, image.shape)), "x", "x")
+        return [engine.Located(engine.Phrase(phrases[0]), "x", "x", over, boxes, np.ones(len(boxes)), None)]
+
+    monkeypatch.setattr(engine, "locate", locate)
+    plain = engine.picture(engine.read_image(SCAN))
+    for phrase, differs in (("hit", True), ("telephone", False)):
+        out = tmp_path / "new" / f"{phrase}.png"
+        code, _, err = run(capsys, "locate", SCAN, phrase, "--out", str(out))
+        assert code == 0, err
+        assert (np.asarray(PIL.Image.open(out)) != plain).any() == differs
 
 
 def test_words_are_proposed_and_compared_without_the_test_split(capsys, folder):
@@ -405,11 +648,14 @@ def test_words_are_proposed_and_compared_without_the_test_split(capsys, folder):
     assert found["verdict"] == 0 and found["chosen"]["low"] <= found["chosen"]["value"] <= found["chosen"]["high"]
     code, out, _ = run(capsys, "words", "propose", "busi", "--data", data, "--metric", "auroc")
     assert code == 0 and "these are optimistic" in out and "folds." in out
+    first = out.splitlines()[0]
+    assert re.fullmatch(r"auroc of 184 ways to write the prompts; the class's own name alone: \d+\.\d %", first)
     file = str(folder / "busi.json")
     run(capsys, "words", "set", "busi", "--bank", file, "--class", "benign tumor", "--slot", "lay", "--words", "")
     given = ("words", "effect", "busi", "--data", data, "--bank", file, "--json")
     row = json.loads(run(capsys, *given)[1])["results"][0]
     assert row["images"] == 12 and row["difference"]["value"] == 0  # the lay name is not read unless it is asked for
+    assert row["changed"] == 0 and row["words"].endswith(" after: the score did not change.")
     row = json.loads(run(capsys, *given, "--name", "lay")[1])["results"][0]
     assert row["before"]["value"] + row["difference"]["value"] == pytest.approx(row["after"]["value"])
     (folder / "test.csv").write_text(

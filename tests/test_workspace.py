@@ -167,6 +167,21 @@ def test_words_of_a_class_are_kept_beside_what_was_written(workspace):
         workspace.edit_task("busi", words={"cyst": {"shape": ["oval"]}})
 
 
+def test_a_text_is_not_taken_for_a_list_of_letters(workspace):
+    """Bug: `change_task` saved "dark" as four sentences and as four classes."""
+    task = workspace.adopt("busi")
+    wrong = [
+        ({"sentences": {"benign tumor": "dark"}}, "The sentences of 'benign tumor' cannot be 'dark'"),
+        ({"sentences": {"benign tumor": [1]}}, r"The sentences of 'benign tumor' cannot be \[1\]"),
+        ({"new_labels": "dark"}, "New classes cannot be 'dark'"),
+        ({"display": {"benign tumor": 7}}, r"Names of classes cannot be \[7\]"),
+    ]
+    for given, sentence in wrong:
+        with pytest.raises(engine.DataError, match=f"^{sentence}. Give a list of texts"):
+            workspace.edit_task("busi", **given)
+    assert workspace.task("busi") == task
+
+
 def test_a_task_that_is_removed_comes_back_with_its_cases_and_its_trainings_are_stopped(workspace):
     name = one_task(workspace, 2)
     waits, runs = (workspace.submit(name, "coop", "scope-mini").id for _ in range(2))

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from engine.errors import DataError, Stopped
-from engine.tasks import NAMES, SLOTS, ClassDescriptions, DescriptionBank, Task, descriptions, made_bank
+from engine.tasks import NAMES, SLOTS, ClassDescriptions, DescriptionBank, Task, bank_of, made_bank
 from engine.training import Watch
 from engine.types import Image
 
@@ -42,11 +42,8 @@ class Generator(Protocol):
 
 def written(task: Task) -> DescriptionBank:
     """The task's bank, an empty one where nothing is written yet."""
-    try:
-        return descriptions(task)
-    except DataError:
-        empty = ClassDescriptions({}, {}, (), ())
-        return DescriptionBank(task.id, SOURCE, "", {name: empty for name in task.names})
+    empty = DescriptionBank(task.id, SOURCE, "", {name: ClassDescriptions({}, {}, (), ()) for name in task.names})
+    return task.bank or bank_of(task.id) or empty
 
 
 def check_name(kind: str) -> None:

@@ -22,7 +22,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -38,6 +38,7 @@ from engine.training import Watch
 from engine.types import Image
 from engine.wording import LONGEST, fits, names_another
 
+Say = Callable[[str], None]
 KEY = "PROMPTSCOPE_LLM_KEY"  # environment variable
 SYSTEM = "You describe how findings look in medical images, in plain English sentences, without headings, lists or markup."
 # {c} the class, {image} the kind of image
@@ -137,9 +138,10 @@ class LLM:
         journal: str = ""
         insecure: bool = False
 
-    def __init__(self, config: Config | None = None, backbone: Backbone | None = None):
-        """backbone : whose text tower must read every sentence whole; without it a sentence has at most LONGEST characters."""
-        self.config, self.backbone = config or self.Config(), backbone
+    def __init__(self, config: Config | None = None, backbone: Backbone | None = None, say: Say | None = None):
+        """backbone : whose text tower must read every sentence whole; without it a sentence has at most LONGEST characters.
+        say : is told, in a line, of each try that failed and is made again."""
+        self.config, self.backbone, self.say = config or self.Config(), backbone, say
         c = self.config
         if c.questions not in ("medpromptclip", "biomedcoop"):
             raise DataError(f"There are no questions {c.questions!r}.", "Choose medpromptclip or biomedcoop.")
@@ -165,7 +167,7 @@ class LLM:
         c, asked = self.config, self.questions(task)
         journal = Journal(c.journal)
         answers: dict[str, list[str]] = {label: [] for label in task.names}
-        with Endpoint(c) as endpoint:
+        with Endpoint(c, self.say) as endpoint:
             for i, (label, which, question) in enumerate(asked):
                 look(watch, i, len(asked))
                 key = _key(c, which, question)
@@ -352,8 +354,8 @@ class _Refused(Exception):
 class Endpoint:
     """Asks one question at a time, no more of them than `per_minute`. Raises DataError in a sentence that has no key in it."""
 
-    def __init__(self, config: LLM.Config):
-        self.config, url = config, _address(config.endpoint)
+    def __init__(self, config: LLM.Config, say: Say | None = None):
+        self.config, self.say, url = config, say, _address(config.endpoint)
         if not config.model.strip():
             raise DataError("The language model is not named.", "Give its name at the endpoint.")
         if url.scheme == "http" and not (_is_local(url.host) or config.insecure):
@@ -386,9 +388,10 @@ class Endpoint:
                 return self._once(question)
             except _Refused as refused:
                 if i + 1 == TRIES:
+                    running = "Is it running? " if "Connect" in refused.why else ""
                     raise DataError(
                         f"The language model at {self.host!r} did not answer in {TRIES} tries (the last: {refused.why}).",
-                        "What it has answered is in the journal, where there is one: the same call goes on.",
+                        f"{running}What it has answered is in the journal, where there is one: the same call goes on.",
                     ) from None
                 if refused.wait_s is not None and refused.wait_s > PATIENCE_S:
                     raise DataError(
@@ -396,7 +399,10 @@ class Endpoint:
                         "Come back later: what it has answered is in the journal, where there is one.",
                     ) from None
                 own = min(CAP_S, 2.0**i) * random.uniform(0.5, 1.0)
-                self._pause(own if refused.wait_s is None else refused.wait_s, watch)
+                wait = own if refused.wait_s is None else refused.wait_s
+                if self.say:
+                    self.say(f"no answer from {self.host!r} ({refused.why}): try {i + 2} of {TRIES} in {wait:.0f} s")
+                self._pause(wait, watch)
         raise AssertionError("every try returns or raises")
 
     def _pause(self, seconds: float, watch: Watch | None) -> None:

@@ -12,7 +12,7 @@ from engine.backbones.base import Backbone, WithoutTorch
 from engine.errors import DataError, PromptSetError
 from engine.prompts import PromptSet, library
 from engine.registry import Registry
-from engine.tasks import ASSETS, Task, tasks
+from engine.tasks import ASSETS, Task, shipped, tasks
 
 METHODS = Registry(
     "method",
@@ -55,8 +55,9 @@ def from_words(name: str, backbone: Backbone, of: Iterable[Task] | None = None) 
 
 
 def prompt_set(name: str, backbone: Backbone, of: Sequence[Task] | None = None) -> PromptSet:
-    """A prompt set by name or folder, or one `from_words`; for an image tower alone the library's, which was made so by its
-    source. of : the tasks whose words it may be made from, and then nothing else is taken. Raises PromptSetError."""
+    """A prompt set by name or folder, or one `from_words`, whose name ends in a hash of the words where they are not the shipped
+    ones; for an image tower alone the library's, which was made so by its source. of : the tasks whose words it may be made from,
+    and then nothing else is taken. Raises PromptSetError."""
     if of is not None:
         made = None if isinstance(backbone, WithoutTorch) else from_words(name, backbone, of)
         if made is None:
@@ -64,11 +65,21 @@ def prompt_set(name: str, backbone: Backbone, of: Sequence[Task] | None = None) 
                 f"The prompt set {name!r} is not made on the spot with {backbone.id!r} from these descriptions.",
                 f"Name TASK-METHOD of: {', '.join(each.id for each in of)}; {', '.join(instant())}.",
             )
-        return made
+        return _told_apart(made)
     if isinstance(backbone, WithoutTorch):
         stored = [f"{name}{method}-{backbone.of}" for method in ("", "-description-ensemble")]
         return PromptSet.load(next((each for each in stored if each in library()), name))
-    return from_words(name, backbone) or PromptSet.load(name)
+    made = from_words(name, backbone)
+    return _told_apart(made) if made else PromptSet.load(name)
+
+
+def _told_apart(made: PromptSet) -> PromptSet:
+    """Sets of one name and other words have other answers, rows and maps."""
+    about = made.card.get("descriptions")
+    known = about and shipped(about["bank"])
+    if not about or (known and known.sha256 == about["sha256"]):
+        return made
+    return replace(made, card=made.card | {"name": f"{made.name[:112]}-{about['sha256'][:8]}"})
 
 
 def carried(prompts: PromptSet, backbone: Backbone, task: Task) -> PromptSet:

@@ -12,18 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.backbones.base import Backbone
-from engine.errors import DataError
 from engine.store import Store
-from engine.tasks import Task, descriptions
+from engine.tasks import Task, bank_of, descriptions
 
 BATCH = 64
 
 
 def description_card(task: Task) -> dict[str, Any]:
     """For the card; nothing where the task has no bank (a context that was carried to a task of the user's own)."""
-    try:
-        bank = descriptions(task)
-    except DataError:
+    bank = task.bank or bank_of(task.id)
+    if bank is None:
         return {"descriptions": None}
     about: dict[str, Any] = {"bank": bank.task, "sha256": bank.sha256}
     return {"descriptions": about | ({"provenance": list(bank.provenance)} if bank.provenance else {})}

@@ -20,7 +20,7 @@ from engine.errors import DataError
 from engine.methods._descriptions import description_card, sentence_features
 from engine.methods.base import Configured, LabelledFeatures, linear_prompt_set
 from engine.prompts import PromptSet
-from engine.tasks import NAMES, SLOTS, Task, descriptions, kind_of_image
+from engine.tasks import NAMES, SLOTS, Task, descriptions, kind_of_image, slot_of
 from engine.templates import FAITHFUL, check_template, filled
 from engine.training import Watch
 
@@ -58,15 +58,17 @@ class AttributePrompts(Configured):
             if wrong or len(set(self.chosen)) < len(self.chosen):
                 what = f"no slot {wrong[0]!r}" if wrong else f"no slot twice, as in {self.slots!r}"
                 raise DataError(f"Attribute prompts have {what}.", f"Choose of: {', '.join(SLOTS)}.")
-            if not 1 <= self.ranks <= MOST or not 0 <= self.rank <= MOST:
+            if not 1 <= self.ranks <= MOST:
+                raise DataError(f"{self.ranks} variants cannot be made.", f"ranks is from 1 to {MOST}.")
+            if not 0 <= self.rank <= MOST:
                 raise DataError(
-                    f"There are no {self.ranks} variants, or no variant {self.rank}.", f"Both are from 1 to {MOST}."
+                    f"There is no variant {self.rank}.", f"rank is from 1 to {MOST}, or 0 for the mean of all variants."
                 )
             check_template(self.wording)
 
         @property
         def chosen(self) -> tuple[str, ...]:
-            return tuple(each.strip() for each in self.slots.split(",")) if self.slots.strip() else ()
+            return tuple(slot_of(each.strip()) for each in self.slots.split(",")) if self.slots.strip() else ()
 
         @property
         def wording(self) -> str:
@@ -91,13 +93,17 @@ class AttributePrompts(Configured):
         return self.learn(backbone, task)
 
     def _card(self, task: Task, read: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-        """words : how the bank was read; keep_own_name : classes that have no name of the kind asked for."""
+        """words : how the bank was read; keep_own_name : classes that have no name of the kind asked for; name_alone : classes
+        that have no words in the slots asked for."""
+        about = descriptions(task).classes
+        bare = [c for c in task.names if c not in about or not any(about[c].attributes.get(s) for s in self.config.chosen)]
         words = {
             "name": self.config.name,
             "keep_own_name": [
                 c for c in task.names if self.config.name != OWN_NAME and not _named(task, c, self.config.name)
             ],
             "slots": list(self.config.chosen),
+            "name_alone": bare if self.config.chosen else [],
             "variants": {label: len(prompts) for label, prompts in read.items()},
         }
         return {"template": self.config.wording, "words": words}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import DataError
-from engine.tasks import Label, Task, with_bank
+from engine.tasks import Label, Task, check_texts, with_bank
 from engine.workspace.tables import TaskRow
 
 LONGEST = 80  # characters of a class's name or a title
@@ -47,6 +47,10 @@ def edited(
     provenance: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Changes the definition in its place and returns it. Raises DataError where it would not hold together."""
+    check_texts(new_labels, "New classes")
+    check_texts(list((display or {}).values()), "Names of classes")
+    for name, lines in (sentences or {}).items():
+        check_texts(lines, f"The sentences of {name[:LONGEST]!r}")
     labels = definition["labels"]
     labels += [{"name": name.strip(), "display": shown_as(name), "aliases": []} for name in new_labels]
     named = {each["name"]: each for each in labels}
