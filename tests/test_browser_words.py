@@ -66,6 +66,7 @@ def tab(chromium, page):  # noqa: F811
     opened.get_by_role("option", name="Squares").click()
     expect(opened.locator("#ps-bank-class input")).to_have_value("bright square", timeout=30_000)
     opened.locator("#ps-words").get_by_text("Names and look of this class").click()
+    expect(opened.locator("#ps-words-read")).to_contain_text("bright square", timeout=60_000)  # the fields are filled with it
     yield opened
     opened.context.close()
 
@@ -137,3 +138,5 @@ def test_a_task_without_images_says_so_for_programs(page):
         page[2].predict("busi", api_name="/propose_words")
     with pytest.raises(Exception, match="no slot and no name 'size'"):
         page[2].predict("busi", "benign tumor", "size", ["big"], api_name="/edit_words")
+    named = page[2].predict("busi", "Benign tumour", "color", ["pale"], api_name="/edit_words")  # as people call them
+    assert any("pale" in each for each in named["prompts"])
