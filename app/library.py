@@ -307,9 +307,7 @@ class Library:
             return ""
         model, learner = self.host.backbone(self.settings.backbone), attributes or engine.METHODS["description-ensemble"]()
         features = self.features(request, workspace, examples, after.id)
-        metric = (
-            "balanced_accuracy" if attributes else "accuracy"
-        )  # as the command line has it; sentences say how many were right
+        metric = "balanced_accuracy" if attributes else "accuracy"  # of sentences the answer says how many were right
         found = engine.effect_of_words(model, before, after, examples, features, learner, metric)
         if attributes:
             return f"{text.WORDS_EFFECT} {found.in_words()} {text.WORDS_EFFECT_CARE}"

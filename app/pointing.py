@@ -196,9 +196,7 @@ def drawn(image: engine.Image, found: Sequence[engine.Located], frame: str = "")
     for each in found:
         words = escape(each.phrase.text)
         rows = "".join(f"<li>{_said(image, box, score)}</li>" for box, score in zip(each.boxes, each.scores, strict=True))
-        answer = (
-            f"<ol>{rows}</ol>" if rows else f'<p role="status">{escape(each.notes[-1])}</p>'
-        )  # it says why there is none
+        answer = f"<ol>{rows}</ol>" if rows else f'<p role="status">{escape(each.notes[-1])}</p>'  # why there is none
         source = render.data_address(_picture(image, each))
         alt, ratio = escape(text.POINT_ALT.format(phrase=each.phrase.text)), image.shape[1] / image.shape[0]
         figures.append(

@@ -66,7 +66,7 @@ def tab(chromium, page):  # noqa: F811
     opened.get_by_role("option", name="Squares").click()
     expect(opened.locator("#ps-bank-class input")).to_have_value("bright square", timeout=30_000)
     opened.locator("#ps-words").get_by_text("Names and look of this class").click()
-    expect(opened.locator("#ps-words-read")).to_contain_text("bright square", timeout=60_000)  # the fields are filled with it
+    expect(opened.locator("#ps-words-read")).to_contain_text("bright square", timeout=60_000)  # so the fields are filled
     yield opened
     opened.context.close()
 
