@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import zipfile
@@ -73,10 +74,22 @@ class Told:
 
 @dataclass(frozen=True)
 class Drafts:
-    """Descriptions that are not saved yet. at : (task, label) of the class in the editor; written : by task and label."""
+    """Descriptions that are not saved yet. They travel with the editor's lines through the browser, so that `at` is always the class
+    of these lines, whatever was chosen meanwhile. at : (task, label); written : by task and label."""
 
     at: tuple[str, str] = ("", "")
     written: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, words: str) -> Drafts:
+        try:
+            (name, label), written = json.loads(words or '[["", ""], []]')
+            return cls((str(name), str(label)), {(str(t), str(c)): str(lines) for t, c, lines in written})
+        except (ValueError, TypeError, RecursionError):
+            return cls()
+
+    def packed(self) -> str:
+        return json.dumps([self.at, [[*at, lines] for at, lines in self.written.items()]])
 
 
 class Library:
@@ -256,22 +269,21 @@ class Library:
         workspace = self.host.visits.found(request)
         return (workspace.tasks() if workspace else {}) | {k: v for k, v in engine.tasks().items() if not _own(workspace, k)}
 
-    def show_bank(
-        self, request: gr.Request | None, name: str, label: str, lines: str = "", drafts: Drafts | None = None
-    ) -> Updates:
-        """lines : what the editor holds, of the class drafts.at; what is not saved of it is there again when one comes back."""
+    def show_bank(self, request: gr.Request | None, name: str, label: str, lines: str = "", drafts: str = "") -> Updates:
+        """lines : what the editor holds, of the class that `drafts` (packed) is at; what is not saved of it is there again when one
+        comes back."""
         ui, tasks = self.ui, self.tasks(request)
-        task, written = tasks.get(name), _unsaved(tasks, lines, drafts or Drafts())
+        task, written = tasks.get(name), _unsaved(tasks, lines, Drafts.read(drafts))
         shown = [next(e.display for e in tasks[t].labels if e.name == each) for t, each in written]
         names = ", ".join(f"“{each}”" for each in shown)
         said = {ui.bank_said: shelf.said(text.BANK_UNSAVED.format(names=names)) if names else ""}
         if task is None:
             closed = {ui.bank: "", ui.label: gr.update(choices=[], value=None), ui.lines: ""}
-            return closed | said | {ui.drafts: Drafts(written=written)}
+            return closed | said | {ui.drafts: Drafts(written=written).packed()}
         bank, classes = engine.descriptions(task), [(each.display, each.name) for each in task.labels]
         label = label if label in task.names else task.names[0]
         lines = written.get((name, label), "\n".join(bank.classes[label].sentences))
-        said |= {ui.lines: lines, ui.drafts: Drafts((name, label), written)}
+        said |= {ui.lines: lines, ui.drafts: Drafts((name, label), written).packed()}
         return {ui.bank: shelf.bank(task, bank), ui.label: gr.update(choices=classes, value=label), **said}
 
     def write(self, request: gr.Request | None, name: str, label: str, lines: list[str]) -> tuple[str, list[str], str]:
@@ -332,15 +344,18 @@ class Library:
         task = self.tasks(request).get(name)
         return {self.ui.bank: shelf.bank(task, engine.descriptions(task)) if task else "", **self._held(request)}
 
-    def save_bank(self, request: gr.Request, name: str, label: str, lines: str, drafts: Drafts | None = None) -> Updates:
-        ui, written = self.ui, dict(drafts.written if drafts else {})
+    def save_bank(self, request: gr.Request, lines: str, drafts: str) -> Updates:
+        """The lines, of the class that they are of."""
+        ui, held = self.ui, Drafts.read(drafts)
+        (name, label), written = held.at, dict(held.written)
         try:
             saved, thoughts, effect = self.write(request, name, label, lines.splitlines())
         except engine.EngineError as error:
             return {ui.bank_said: render.error(str(error))}
         written.pop((name, label), None)
-        shown = self.show_bank(request, name, label, "", Drafts(written=written))
-        return {**shown, ui.bank_said: shelf.said(f"{saved} {effect}".strip(), thoughts), **self._held(request)}
+        shown = self.show_bank(request, name, label, "", Drafts(written=written).packed())
+        said = shelf.said(f"{saved} {effect}".strip(), thoughts)
+        return {**shown, ui.bank_task: name, ui.bank_said: said, **self._held(request)}
 
     # what a workspace holds
 
@@ -529,7 +544,7 @@ class Library:
 
     def lay_out(self) -> None:
         ui = self.ui
-        ui.chosen, ui.gone, ui.drafts = gr.State(""), gr.State(""), gr.State(Drafts())
+        ui.chosen, ui.gone = gr.State(""), gr.State("")
         ui.waiting = gr.State(None, delete_callback=lambda held: held.folder.delete() if held else None)
         with gr.Tabs(elem_id="ps-library"):
             with gr.Tab(text.LIBRARY_SETS, id="sets"):
@@ -599,6 +614,8 @@ class Library:
                 ui.lines = gr.Textbox(
                     "", label=text.BANK_LINES, info=text.BANK_LINES_INFO, lines=14, max_lines=24, elem_id="ps-bank-lines"
                 )
+                with gr.Row(elem_classes="ps-unseen"):
+                    ui.drafts = gr.Textbox("", elem_id="ps-bank-drafts", label="drafts")
                 ui.bank_save = gr.Button(text.BANK_SAVE, variant="primary", size="sm", elem_id="ps-bank-save")
                 ui.bank_said = gr.HTML("", elem_id="ps-bank-said")
                 self.words.lay_out()
@@ -615,7 +632,7 @@ class Library:
         return [ui.chosen, ui.bank_task, ui.label, ui.lines, ui.drafts, *self._wanted()], [*shown, *filters, *bank]
 
     def arrive(
-        self, request: gr.Request, chosen: str, bank_task: str, label: str, lines: str, drafts: Drafts, *wanted: str
+        self, request: gr.Request, chosen: str, bank_task: str, label: str, lines: str, drafts: str, *wanted: str
     ) -> Updates:
         """The tab is opened: sets, tasks and backbones may have changed."""
         ui, tasks = self.ui, [(task.title, name) for name, task in self.tasks(request).items()]
@@ -662,7 +679,7 @@ class Library:
         ui.timer.tick(self.poll, None, [ui.backbones, ui.timer], **how)
         bank, edited = [ui.bank, ui.label, ui.lines, ui.drafts, ui.bank_said], [ui.bank_task, ui.label, ui.lines, ui.drafts]
         chosen = [each.input(self.show_bank, edited, bank, **how) for each in (ui.bank_task, ui.label)]
-        ui.bank_save.click(self.save_bank, edited, [ui.holds, *bank], **HIDDEN)
+        ui.bank_save.click(self.save_bank, [ui.lines, ui.drafts], [ui.holds, ui.bank_task, *bank], **HIDDEN)
         self.words.wire(*chosen)
         parcels.saved_by(ui.export, self.save, [ui.chosen])
 

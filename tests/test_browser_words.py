@@ -74,6 +74,10 @@ def tab(chromium, page):  # noqa: F811
 def test_a_slot_is_edited_the_model_reads_it_and_its_effect_stands_beside_it(tab, page):
     read, said = tab.locator("#ps-words-read"), tab.locator("#ps-words-said")
     expect(read).to_contain_text("bright square", timeout=30_000)
+    expect(tab.locator("#ps-bank-lines textarea")).to_have_value(
+        re.compile("bright square")
+    )  # its sentences, none of them new
+    expect(tab.locator("#ps-bank-said")).not_to_contain_text("Not saved yet")
     field(tab, "texture").fill("smooth;  even ;; ")
     save(tab)
     expect(said).to_contain_text(

@@ -215,9 +215,7 @@ def test_a_hostile_card_is_shown_as_text(tab, tmp_path):
     task = {"id": "x", "title": script, "modality": script}
     said = brought(tab, tmp_path, "x.safetensors", with_card(name="x", task=task, licence=script, shortcuts=[script]))
     assert "is in your library" in said["said"]
-    everything = (
-        said["card"] + said["list"] + str(tab.arrive(None, said["chosen"], "", "", "", library.Drafts(), *ANY)[tab.ui.list])
-    )
+    everything = said["card"] + said["list"] + str(tab.arrive(None, said["chosen"], "", "", "", "", *ANY)[tab.ui.list])
     assert "<script" not in everything and "&lt;script&gt;" in everything
 
 
@@ -432,7 +430,7 @@ def test_the_bank_is_shown_and_editing_a_shipped_one_makes_a_copy(tab):
     assert shown[tab.ui.lines].splitlines() == list(shipped.classes["benign tumor"].sentences)
     assert shown[tab.ui.bank].count("<summary>") == 3 and "not reviewed" in shown[tab.ui.bank]
     lines = "An oval dark mass with a thin bright rim.\n\n  A mass   wider than tall. \nA mass wider than tall."
-    saved = tab.save_bank(None, "busi", "benign tumor", lines)
+    saved = tab.save_bank(None, lines, library.Drafts(("busi", "benign tumor")).packed())
     assert "1 sentence came twice and counts once." in saved[tab.ui.bank_said]
     task = tab.host.workspace(None).task("busi")
     mine = engine.descriptions(task).classes
@@ -455,10 +453,30 @@ def test_what_is_written_and_not_saved_is_there_again(tab):
     assert "“Benign tumour”" in arrived[ui.bank_said] and "Malignant" not in arrived[ui.bank_said]
     back = tab.show_bank(None, "busi", "benign tumor", arrived[ui.lines], arrived[ui.drafts])
     assert back[ui.lines] == "Mine."
-    saved = tab.save_bank(None, "busi", "benign tumor", back[ui.lines], back[ui.drafts])
+    saved = tab.save_bank(None, back[ui.lines], back[ui.drafts])
     assert "your 1 sentence, and 11 template sentences to fill up." in saved[ui.bank_said]
     assert "holds 1 task" in saved[ui.holds]
     assert tab.show_bank(None, "busi", "malignant tumor", saved[ui.lines], saved[ui.drafts])[ui.bank_said] == ""
+
+
+def test_lines_are_of_the_class_that_they_came_with(tab):
+    """Bug: a choice that came before the answer of the one before emptied the sentences of its class, and a save could write into
+    the wrong one."""
+    ui = tab.ui
+    first = tab.show_bank(None, "busi", "benign tumor")
+    early = tab.show_bank(None, "retina", "glaucoma", "", "")  # as the browser had it before the first answer
+    assert early[ui.bank_said] == "" and early[ui.lines].splitlines() == list(
+        engine.descriptions("retina").classes["glaucoma"].sentences
+    )
+    saved = tab.save_bank(None, "Mine of the tumour.", first[ui.drafts])  # while another class is chosen already
+    assert saved[ui.bank_task] == "busi" and saved[ui.label]["value"] == "benign tumor"
+    assert engine.descriptions(tab.tasks(None)["busi"]).classes["benign tumor"].sentences[0] == "Mine of the tumour."
+    assert not tab.host.visits.found(None).tasks().keys() & {"retina"}
+
+
+@pytest.mark.parametrize("words", ["", "{", "[]", "3", '[["a"], []]', '[["a", "b"], [["c"]]]', "[" * 100_000])
+def test_drafts_that_are_none_are_empty(words):
+    assert library.Drafts.read(words) == library.Drafts()
 
 
 def test_the_same_file_twice_is_one_set_and_the_foot_follows(tab, tmp_path):
