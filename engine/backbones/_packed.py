@@ -1,12 +1,12 @@
 """A frozen tower with its weights in the order in which they are multiplied.
 
-Linear layers on a processor: torch puts the weights of a layer in that order anew at every call, or multiplies by another library that needs none and is slower on
-some processors. Done once, a whole ViT-B/16 in bfloat16 takes 8 % less time for one image and 12 % less for four (LOG.md). Where a
-gradient is asked for, and where oneDNN is not there, a layer computes as it always did. The operators are those that
-torch.compile writes for a frozen model on a processor; torch documents neither.
+Linear layers on a processor, in oneDNN's order: torch puts the weights of a layer in it anew at every call, or multiplies by
+another library that needs none and is slower on some processors. Done once, a whole ViT-B/16 in bfloat16 takes 8 % less time for
+one image and 12 % less for four (LOG.md). Where a gradient is asked for, and where oneDNN is not there, a layer computes as it
+always did. The operators are those that torch.compile writes for a frozen model on a processor; torch documents neither.
 
-Convolutions: channels last. CLIP's ResNet-50 takes 1.0, 1.1 and 1.4 times less time for 1, 8 and 32 images in float32, 1.2, 1.2 and
-1.4 in bfloat16 (LOG.md); an image tower's first convolution makes its output so, and all others follow.
+A ResNet's convolutions, channels last: CLIP's ResNet-50 is 1.0, 1.1 and 1.4 times as fast for 1, 8 and 32 images in float32, 1.2,
+1.2 and 1.4 times in bfloat16 (LOG.md). Its first convolution makes its output so, and all others follow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PackedLinear(nn.Linear):
 def pack(tower: nn.Module, device: str, dtype: torch.dtype) -> None:
     """A frozen tower's convolutions, if it is a ResNet, and every linear layer where that is possible; in place."""
     if isinstance(tower, ModifiedResNet):
-        tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        tower.to(memory_format=torch.channels_last)
     if device != "cpu" or not _is_possible(dtype):
         return
     for layer in tower.modules():
