@@ -17,6 +17,7 @@ import argparse
 import copy
 import importlib.util
 import json
+import math
 import random
 import sys
 import time
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.backbones import _openclip
 from engine.tasks import tasks
-from scripts.train_mini import MEAN, STD, Item, Sampler, augmented, centred, read_sets, say, write_folder
+from scripts.train_mini import FLIPS, MEAN, SIZE, STD, Item, Sampler, centred, read_sets, say, view, write_folder
 
 PROBED = ("btmri", "derm7", "pneumonia_cxr")  # chosen on: none of the sets that scope-mini-heldout leaves out
 
@@ -67,6 +68,64 @@ class Teacher:
         return places.float(), pooled.float()
 
 
+class Views:
+    """Crops of every training image with what the teacher says of them, made once and kept on disk: a student that sees the same
+    crop later with other patches and another intensity costs no decoding and no teacher."""
+
+    def __init__(self, folder: Path, items: list[Item], count: int, teacher: Any, rng: random.Random, device: str):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rows, self.count, total = {id(item): i for i, item in enumerate(items)}, count, len(items) * count
+        kinds = {
+            "pixels": (np.uint8, (total, SIZE, SIZE, 3)),
+            "pooled": (np.float16, (total, 1280)),
+            "places": (np.float16, (total, 7, 7, 320)),
+        }
+        done = folder / "done"
+        mode = "r" if done.is_file() and done.read_text() == str(total) else "w+"
+        self.of: dict[str, Any] = {
+            name: np.memmap(folder / name, dtype, mode, shape=shape) for name, (dtype, shape) in kinds.items()
+        }
+        for start in range(0, total if mode == "w+" else 0, 64):
+            rows = range(start, min(start + 64, total))
+            pixels = np.stack([view(items[r // count].pixels, rng, FLIPS.get(items[r // count].task, "")) for r in rows])
+            x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+            places, pooled = teacher((x * 2 - 1).to(device))
+            self.of["pixels"][start : start + 64] = pixels
+            self.of["pooled"][start : start + 64] = pooled.cpu().half().numpy()
+            self.of["places"][start : start + 64] = places.permute(0, 2, 3, 1).cpu().half().numpy()
+            if start // 64 % 100 == 0:
+                say("views", start, "of", total)
+        if mode == "w+":
+            for each in self.of.values():
+                each.flush()
+            done.write_text(str(total))
+
+    def __call__(self, drawn: list[Item], rng: random.Random) -> dict[str, Tensor]:
+        rows = [self.rows[id(item)] * self.count + rng.randrange(self.count) for item in drawn]
+        return {name: torch.from_numpy(np.stack([values[r] for r in rows])) for name, values in self.of.items()}
+
+
+def patches_of(pixels: Tensor, kept: Tensor, side: int = 16) -> Tensor:
+    """pixels (B, S, S, 3) uint8, kept (B, K) -> (B, K, 3, side, side) in [0, 1]."""
+    batch, size = pixels.shape[:2]
+    grid = size // side
+    cut = pixels.view(batch, grid, side, grid, side, 3).transpose(2, 3).reshape(batch, grid * grid, side * side * 3)
+    rows = kept[..., None].expand(-1, -1, cut.shape[-1])
+    return cut.gather(1, rows).view(batch, -1, side, side, 3).permute(0, 1, 4, 2, 3).float() / 255
+
+
+def jittered(x: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, K, 3, h, w) in [0, 1] -> normalised, with random gamma, contrast, brightness, tint and noise by image."""
+
+    def each(low: float, high: float, channels: int = 1) -> Tensor:
+        return torch.empty(len(x), 1, channels, 1, 1).uniform_(low, high, generator=generator)
+
+    x = x.clamp(1e-4, 1) ** torch.exp(each(-0.35, 0.35))
+    x = (x - 0.5) * each(0.75, 1.25) + 0.5 + each(-0.1, 0.1) + each(-0.03, 0.03, 3)
+    x = (x + torch.randn(x.shape, generator=generator) * each(0, 0.04)).clamp(0, 1)
+    return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
 class Student(nn.Module):
     """scope-mini's image tower with the two projections to what the teacher says."""
 
@@ -77,15 +136,20 @@ class Student(nn.Module):
         self.grid = trunk.patch_embed.grid_size[0]
         self.pooled, self.places = nn.Linear(visual.head.proj.out_features, 1280), nn.Linear(trunk.embed_dim, 320)
 
-    def forward(self, x: Tensor, keep: float) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, 3, S, S) -> pooled (B, 1280), places (B, K, 320) of the kept patches, and which they are (B, K)."""
+    def forward(self, patches: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """patches (B, K, 3, 16, 16), kept (B, K) their places -> pooled (B, 1280), places (B, K, 320)."""
+        tokens = self.tokens(patches, kept)
+        return self.pooled(self.visual.head(tokens[:, 0])), self.places(tokens[:, 1:])
+
+    def tokens(self, patches: Tensor, kept: Tensor) -> Tensor:
+        """(B, 1 + K, D), the class token first."""
         trunk = self.visual.trunk
-        tokens = trunk._pos_embed(trunk.patch_embed(x))
-        kept = torch.rand(len(x), self.grid**2, device=x.device).argsort(dim=1)[:, : round(keep * self.grid**2)]
-        rows = kept[..., None].expand(-1, -1, tokens.shape[-1])
-        tokens = torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, rows)], dim=1)
-        tokens = trunk.norm(trunk.blocks(trunk.norm_pre(tokens)))
-        return self.pooled(self.visual.head(tokens[:, 0])), self.places(tokens[:, 1:]), kept
+        first = trunk.patch_embed.proj
+        tokens = F.linear(patches.flatten(2), first.weight.flatten(1), first.bias)
+        where = torch.cat([torch.zeros_like(kept[:, :1]), kept + 1], dim=1)
+        tokens = torch.cat([trunk.cls_token.expand(len(tokens), -1, -1).to(tokens), tokens], dim=1)
+        tokens = tokens + trunk.pos_embed[0][where].to(tokens)
+        return trunk.norm(trunk.blocks(tokens))
 
 
 def wanted(places: Tensor, grid: int, kept: Tensor) -> Tensor:
@@ -94,10 +158,31 @@ def wanted(places: Tensor, grid: int, kept: Tensor) -> Tensor:
     return every.gather(1, kept[..., None].expand(-1, -1, every.shape[-1]))
 
 
-def for_teacher(x: Tensor) -> Tensor:
-    """Normalised for the student -> [-1, 1]."""
-    mean, std = (torch.tensor(each, device=x.device)[:, None, None] for each in (MEAN, STD))
-    return (x * std + mean) * 2 - 1
+@torch.no_grad()
+def mimetic(trunk: Any) -> None:
+    """Attention that begins as pretrained attention looks: queries near keys, values near minus their projection, places as
+    sines (arXiv:2305.09828, equations 4 to 6, with its constants 0.7 and 0.4)."""
+    width, heads = trunk.embed_dim, trunk.blocks[0].attn.num_heads
+    size, one = width // heads, torch.eye(width)
+
+    def factors(noise: float, own: float) -> tuple[Tensor, Tensor]:
+        u, s, v = torch.linalg.svd(noise * torch.randn(width, width) / math.sqrt(width) + own * one)
+        return u * s.sqrt(), s.sqrt()[:, None] * v
+
+    for block in trunk.blocks:
+        queries, keys, values = block.attn.qkv.weight.split(width)
+        for h in range(heads):
+            left, right = factors(0.7, 0.7)
+            queries[h * size : (h + 1) * size] = left[:, :size].T
+            keys[h * size : (h + 1) * size] = right[:size]
+        left, right = factors(0.4, -0.4)
+        block.attn.proj.weight.copy_(left)
+        values.copy_(right)
+    grid = trunk.patch_embed.grid_size[0]
+    angles = torch.arange(grid)[:, None] / 10000 ** (torch.arange(width // 4) / (width // 4))
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    both = torch.cat([waves[:, None].expand(-1, grid, -1), waves[None].expand(grid, -1, -1)], dim=2)
+    trunk.pos_embed[0, 1:] = 0.1 * both.reshape(grid * grid, width)
 
 
 @torch.no_grad()
@@ -112,13 +197,31 @@ def probe(visual: Any, items: dict[str, list[Item]], device: str) -> dict[str, f
         for draw in range(3):
             rng = random.Random(draw)
             shots = [i for c in labels for i in rng.sample([each for each in train if each.label == c], 16)]
-            x, y = (torch.cat([visual(centred(p[k : k + 64]).to(device)) for k in range(0, len(p), 64)]) for p in (shots, held))
+            x, y = (
+                torch.cat([visual(centred(p[k : k + 64]).to(device)) for k in range(0, len(p), 64)]) for p in (shots, held)
+            )
             x, y = (F.normalize(each, dim=-1).cpu().numpy() for each in (x, y))
             scale = StandardScaler().fit(x)
             fitted = LogisticRegression(max_iter=1000).fit(scale.transform(x), [i.label for i in shots])
             truth, said = np.array([i.label for i in held]), fitted.predict(scale.transform(y))
             scores.append(np.mean([(said[truth == c] == c).mean() for c in np.unique(truth)]))
         found[name] = round(float(np.mean(scores)), 4)
+    return found
+
+
+def optimisers_of(student: Student, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the blocks' matrices where it is asked for; each group knows its own highest learning rate."""
+    inner = [p for p in student.visual.trunk.blocks.parameters() if p.ndim == 2] if args.muon else []
+    chosen = {id(p) for p in inner}
+    rest = [p for p in student.parameters() if id(p) not in chosen]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.05, "peak": args.lr},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "peak": args.lr},
+    ]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))]
+    if inner:
+        group = {"params": inner, "peak": args.muon}
+        found.append(torch.optim.Muon([group], lr=args.muon, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"))
     return found
 
 
@@ -131,26 +234,29 @@ def pretrain(args: argparse.Namespace) -> None:
     items, counts = read_sets(args.data, sets, [])
     say("images", len(items["train"]), "near duplicates dropped", counts["dropped_near_duplicates"])
     rng, generator = random.Random(args.seed), torch.Generator().manual_seed(args.seed)
-    draw, teacher = Sampler(items["train"], rng), Teacher(args.teacher or args.data / "teacher" / "mobilenet_v2", args.device)
-    student = Student(_openclip.build_model(args.work / "model").visual).to(args.device)
-    decayed = [p for p in student.parameters() if p.ndim > 1]
-    plain = [p for p in student.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
+    teacher = Teacher(args.teacher or args.data / "teacher" / "mobilenet_v2", args.device)
+    draw, views = (
+        Sampler(items["train"], rng),
+        Views(args.views or args.work / "views", items["train"], args.count, teacher, rng, args.device),
     )
+    student = Student(_openclip.build_model(args.work / "model").visual)
+    if args.mimetic:
+        mimetic(student.visual.trunk)
+    student.to(args.device)
+    optimisers = optimisers_of(student, args)
     average, start = copy.deepcopy(student).requires_grad_(False), 0
-    seen = augmented(draw(512), rng, generator)
-    said = [teacher(for_teacher(x.to(args.device))) for x in seen.split(64)]
+    some = views(draw(2048), rng)
     scales = {
-        "places": torch.stack(torch.std_mean(torch.cat([p for p, _ in said]), dim=(0, 2, 3))),
-        "pooled": torch.stack(torch.std_mean(torch.cat([f for _, f in said]), dim=0)),
+        "places": torch.stack(torch.std_mean(some["places"].float(), dim=(0, 1, 2))).to(args.device),
+        "pooled": torch.stack(torch.std_mean(some["pooled"].float(), dim=0)).to(args.device),
     }
     place = args.work / "checkpoint.pt"
     if place.is_file():
         saved = torch.load(place, weights_only=True, map_location=args.device)
         student.load_state_dict(saved["student"])
         average.load_state_dict(saved["average"])
-        optimiser.load_state_dict(saved["optimiser"])
+        for each, state in zip(optimisers, saved["optimisers"], strict=True):
+            each.load_state_dict(state)
         start, scales = saved["step"], saved["scales"]
         rng.seed(args.seed + start)
         generator.manual_seed(args.seed + start)
@@ -160,33 +266,42 @@ def pretrain(args: argparse.Namespace) -> None:
     (deviation, mean), (deviations, means) = scales["pooled"], scales["places"]
     log, began, drift = (args.work / "log.jsonl").open("a"), time.time(), [1.0, 1.0]
     for step in range(start, end):
-        rate = args.lr * min(1.0, (step + 1) / 300) * ((end - step) / args.cool if args.cool else 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        share = min(1.0, (step + 1) / args.warm) * ((end - step) / args.cool if args.cool else 1.0)
+        for group in (g for each in optimisers for g in each.param_groups):
+            group["lr"] = group["peak"] * share
         student.train()
-        x = augmented(draw(args.batch), rng, generator).to(args.device)
-        places, pooled = teacher(for_teacher(x))
-        pooled = ((pooled - mean) / (deviation + 1e-3)).clamp(-5, 5)
-        places = ((places - means[:, None, None]) / (deviations[:, None, None] + 1e-3)).clamp(-5, 5)
+        some = views(draw(args.batch), rng)
+        kept = torch.rand(args.batch, student.grid**2, generator=generator).argsort(dim=1)[
+            :, : round(args.keep * student.grid**2)
+        ]
+        x = jittered(patches_of(some["pixels"], kept), generator).to(args.device)
+        kept = kept.to(args.device)
+        pooled = ((some["pooled"].to(args.device).float() - mean) / (deviation + 1e-3)).clamp(-5, 5)
+        places = ((some["places"].to(args.device).float() - means) / (deviations + 1e-3)).clamp(-5, 5)
         with torch.autocast(x.device.type, torch.bfloat16):
-            told, shown, kept = student(x, args.keep)
+            told, shown = student(x, kept)
         whole = F.mse_loss(told.float(), pooled)
-        dense = F.mse_loss(shown.float(), wanted(places, student.grid, kept))
-        optimiser.zero_grad(set_to_none=True)
+        dense = F.mse_loss(shown.float(), wanted(places.permute(0, 3, 1, 2), student.grid, kept))
+        student.zero_grad(set_to_none=True)
         (whole + 0.5 * dense).backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimiser.step()
+        for each in optimisers:
+            each.step()
         with torch.no_grad():
             decay = min(0.998, (step + 1) / (step + 20))
             for a, p in zip(average.parameters(), student.parameters(), strict=True):
                 a.lerp_(p, 1 - decay)
         drift = [0.98 * d + 0.02 * each.item() for d, each in zip(drift, (whole, dense), strict=True)]
         if (step + 1) % 100 == 0 or step + 1 == end:
-            state = {"student": student.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+            state = {
+                "student": student.state_dict(),
+                "average": average.state_dict(),
+                "optimisers": [o.state_dict() for o in optimisers],
+            }
             torch.save(state | {"step": step + 1, "scales": scales}, args.work / "checkpoint.part")
             (args.work / "checkpoint.part").replace(place)
             line: dict[str, object] = {"step": step + 1, "pooled": round(drift[0], 4), "places": round(drift[1], 4)}
-            line |= {"keep": args.keep, "lr": rate, "minutes": round((time.time() - began) / 60, 2)}
+            line |= {"keep": args.keep, "share": round(share, 4), "minutes": round((time.time() - began) / 60, 2)}
             if (step + 1) % args.check == 0 or step + 1 == end:
                 line["probe"] = probe(average.visual, items, args.device)
             say(json.dumps(line))
@@ -204,6 +319,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--keep", type=float, default=0.25, help="share of the patches that are kept")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--muon", type=float, default=0.0, help="Muon's learning rate for the blocks' matrices, 0 for AdamW")
+    parser.add_argument("--mimetic", action="store_true")
+    parser.add_argument("--warm", type=int, default=300, help="steps of a rising learning rate")
+    parser.add_argument("--views", type=Path, default=None, help="where the crops are kept")
+    parser.add_argument("--count", type=int, default=4, help="crops of an image")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--check", type=int, default=1000, help="steps between probes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
