@@ -34,7 +34,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.backbones import _openclip
 from engine.tasks import tasks
-from scripts.train_mini import FLIPS, MEAN, SIZE, STD, Item, Sampler, centred, read_sets, say, view, write_folder
+from scripts.mini_data import Item, Sampler, Views, centred, jittered, patches_of, read_sets, say
+from scripts.mini_words import write_folder
 
 PROBED = ("btmri", "derm7", "pneumonia_cxr")  # chosen on: none of the sets that scope-mini-heldout leaves out
 
@@ -66,64 +67,6 @@ class Teacher:
         places, _ = self.module.forward(self.body, self.params, x)
         _, pooled = self.module.forward(self.head, self.params, places)
         return places.float(), pooled.float()
-
-
-class Views:
-    """Crops of every training image with what the teacher says of them, made once and kept on disk: a student that sees the same
-    crop later with other patches and another intensity costs no decoding and no teacher."""
-
-    def __init__(self, folder: Path, items: list[Item], count: int, teacher: Any, rng: random.Random, device: str):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.rows, self.count, total = {id(item): i for i, item in enumerate(items)}, count, len(items) * count
-        kinds = {
-            "pixels": (np.uint8, (total, SIZE, SIZE, 3)),
-            "pooled": (np.float16, (total, 1280)),
-            "places": (np.float16, (total, 7, 7, 320)),
-        }
-        done = folder / "done"
-        mode = "r" if done.is_file() and done.read_text() == str(total) else "w+"
-        self.of: dict[str, Any] = {
-            name: np.memmap(folder / name, dtype, mode, shape=shape) for name, (dtype, shape) in kinds.items()
-        }
-        for start in range(0, total if mode == "w+" else 0, 64):
-            rows = range(start, min(start + 64, total))
-            pixels = np.stack([view(items[r // count].pixels, rng, FLIPS.get(items[r // count].task, "")) for r in rows])
-            x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-            places, pooled = teacher((x * 2 - 1).to(device))
-            self.of["pixels"][start : start + 64] = pixels
-            self.of["pooled"][start : start + 64] = pooled.cpu().half().numpy()
-            self.of["places"][start : start + 64] = places.permute(0, 2, 3, 1).cpu().half().numpy()
-            if start // 64 % 100 == 0:
-                say("views", start, "of", total)
-        if mode == "w+":
-            for each in self.of.values():
-                each.flush()
-            done.write_text(str(total))
-
-    def __call__(self, drawn: list[Item], rng: random.Random) -> dict[str, Tensor]:
-        rows = [self.rows[id(item)] * self.count + rng.randrange(self.count) for item in drawn]
-        return {name: torch.from_numpy(np.stack([values[r] for r in rows])) for name, values in self.of.items()}
-
-
-def patches_of(pixels: Tensor, kept: Tensor, side: int = 16) -> Tensor:
-    """pixels (B, S, S, 3) uint8, kept (B, K) -> (B, K, 3, side, side) in [0, 1]."""
-    batch, size = pixels.shape[:2]
-    grid = size // side
-    cut = pixels.view(batch, grid, side, grid, side, 3).transpose(2, 3).reshape(batch, grid * grid, side * side * 3)
-    rows = kept[..., None].expand(-1, -1, cut.shape[-1])
-    return cut.gather(1, rows).view(batch, -1, side, side, 3).permute(0, 1, 4, 2, 3).float() / 255
-
-
-def jittered(x: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, K, 3, h, w) in [0, 1] -> normalised, with random gamma, contrast, brightness, tint and noise by image."""
-
-    def each(low: float, high: float, channels: int = 1) -> Tensor:
-        return torch.empty(len(x), 1, channels, 1, 1).uniform_(low, high, generator=generator)
-
-    x = x.clamp(1e-4, 1) ** torch.exp(each(-0.35, 0.35))
-    x = (x - 0.5) * each(0.75, 1.25) + 0.5 + each(-0.1, 0.1) + each(-0.03, 0.03, 3)
-    x = (x + torch.randn(x.shape, generator=generator) * each(0, 0.04)).clamp(0, 1)
-    return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 class Student(nn.Module):
