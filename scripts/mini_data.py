@@ -182,7 +182,9 @@ class Views:
             "places": (np.float16, (total, 7, 7, 320)),
         }
         done = folder / "done"
-        mode = "r" if done.is_file() and done.read_text() == str(total) else "w+"
+        mode = "r" if done.is_file() else "w+"
+        if mode == "r" and done.read_text() != str(total):
+            raise SystemExit(f"{folder} holds {done.read_text()} crops and {total} are wanted. Name another folder with --views.")
         self.of: dict[str, Any] = {
             name: np.memmap(folder / name, dtype, mode, shape=shape) for name, (dtype, shape) in kinds.items()
         }
