@@ -25,9 +25,9 @@ from sklearn.preprocessing import StandardScaler
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import engine
 from engine.backbones import _openclip
-from scripts.mini_data import Item, centred, load
+from scripts.mini_data import MEAN, STD, Item, centred, load
 from scripts.mini_words import write_folder
-from scripts.pretrain_mini import Teacher, for_teacher
+from scripts.pretrain_mini import Teacher
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -65,6 +65,12 @@ def tower(path: Path) -> Encode:
         weights = torch.load(path, weights_only=True, map_location="cpu")["average"]
     visual.load_state_dict({k.removeprefix("visual."): v for k, v in weights.items() if k.startswith("visual.")})
     return visual.eval()
+
+
+def for_teacher(x: torch.Tensor) -> torch.Tensor:
+    """Normalised as for a tower -> [-1, 1]."""
+    mean, deviation = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
+    return (x * deviation + mean) * 2 - 1
 
 
 def main() -> None:
