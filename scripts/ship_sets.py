@@ -45,7 +45,7 @@ def seen_sets() -> dict[str, int]:
 
 def test_sets(data: Path, backbone: engine.Backbone) -> dict[str, Tested]:
     """By task; the task `modality` asks of every image which kind it is."""
-    from scripts.train_mini import class_modality
+    from scripts.mini_data import class_modality
 
     found: dict[str, Tested] = {}
     kinds: list[engine.Example] = []
