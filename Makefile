@@ -41,6 +41,7 @@ setup-test: setup ## setup, and for the tests Ray, a Chromium and PostgreSQL whe
 	echo "PromptScope: ready to test; browser: $$browser; PostgreSQL: $${postgres:-none}"
 
 mini: setup ## train the embedded backbone scope-mini (resumes by itself)
+	$(PY) scripts/pretrain_mini.py --data $(DATA) --views runs/views --muon 0.001 --mimetic --steps 1600
 	$(PY) scripts/train_mini.py --data $(DATA)
 
 prompts: setup ## make the learned prompt sets of learned_prompts/ again, with their metrics

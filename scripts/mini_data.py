@@ -184,7 +184,9 @@ class Views:
         done = folder / "done"
         mode = "r" if done.is_file() else "w+"
         if mode == "r" and done.read_text() != str(total):
-            raise SystemExit(f"{folder} holds {done.read_text()} crops and {total} are wanted. Name another folder with --views.")
+            raise SystemExit(
+                f"{folder} holds {done.read_text()} crops and {total} are wanted. Name another folder with --views."
+            )
         self.of: dict[str, Any] = {
             name: np.memmap(folder / name, dtype, mode, shape=shape) for name, (dtype, shape) in kinds.items()
         }

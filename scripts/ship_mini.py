@@ -91,12 +91,6 @@ def write_card(backbone: engine.Backbone, rows: list[str]) -> None:
         if "val" in x
     ]
     newline = "\n"
-    init = " The image tower went on from an earlier attempt, see LOG.md." if about["init"] else ""
-    teacher = (
-        "\n- An ImageNet MobileNetV2 (Apache-2.0, google-coral) guided the image features while training; nothing of it is in here."
-        if about["teacher"]
-        else ""
-    )
     (FOLDER / "README.md").write_text(f"""# scope-mini, version 1
 
 A compact CLIP of BiomedCLIP's shape, trained by the PromptScope project: timm ViT-Ti/16 at 224 (14 x 14 patches), a
@@ -109,11 +103,12 @@ few sources, and it says nothing reliable about a patient.
 - Weights: float16 safetensors, {size:.1f} MB. Weights hash: `{backbone.weights_hash}`.
 - Licence of the weights: CC BY-NC 4.0, see LICENSE in this folder, because the training data hold DERM7 (ISIC,
   non-commercial). The code of the repository is Apache-2.0.
-- Made by: `python scripts/train_mini.py` ({about["steps"]} image steps of {about["batch"]} images after
-  {about["text_steps"]} text steps, AdamW, learning rate {about["lr"]}, seed {about["seed"]}), then
-  `python scripts/ship_mini.py`. The exact numbers of training are in training.json and log.jsonl.{init}
+- Made by: `python scripts/pretrain_mini.py` ({about["pretrained_steps"]} steps without labels), `python scripts/train_mini.py`
+  ({about["text_steps"]} text steps, then {about["steps"]} image steps of {about["batch"]} images, AdamW, learning rate {about["lr"]},
+  seed {about["seed"]}), then `python scripts/ship_mini.py`. The exact numbers of training are in training.json and log.jsonl.
   The tokenizer's training breaks ties by chance, so that a re-made tokenizer differs in a few pieces: tokenizer.json is
-  part of the weights and of their hash.{teacher}
+  part of the weights and of their hash.
+- An ImageNet MobileNetV2 (Apache-2.0, google-coral) was the teacher of the image tower; nothing of it is in here.
 
 ## Numbers: in-distribution, no tuning
 
