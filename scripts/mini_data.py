@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -176,13 +176,13 @@ class Views:
     def __init__(self, folder: Path, items: list[Item], count: int, teacher: Any, rng: random.Random, device: str):
         folder.mkdir(parents=True, exist_ok=True)
         self.rows, self.count, total = {id(item): i for i, item in enumerate(items)}, count, len(items) * count
-        kinds = {
+        kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
             "pixels": (np.uint8, (total, SIZE, SIZE, 3)),
             "pooled": (np.float16, (total, 1280)),
             "places": (np.float16, (total, 7, 7, 320)),
         }
         done = folder / "done"
-        mode = "r" if done.is_file() else "w+"
+        mode: Literal["r", "w+"] = "r" if done.is_file() else "w+"
         if mode == "r" and done.read_text() != str(total):
             raise SystemExit(
                 f"{folder} holds {done.read_text()} crops and {total} are wanted. Name another folder with --views."

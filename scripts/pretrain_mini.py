@@ -143,10 +143,10 @@ def probe(visual: Any, items: dict[str, list[Item]], device: str) -> dict[str, f
             x, y = (
                 torch.cat([visual(centred(p[k : k + 64]).to(device)) for k in range(0, len(p), 64)]) for p in (shots, held)
             )
-            x, y = (F.normalize(each, dim=-1).cpu().numpy() for each in (x, y))
-            scale = StandardScaler().fit(x)
-            fitted = LogisticRegression(max_iter=1000).fit(scale.transform(x), [i.label for i in shots])
-            truth, said = np.array([i.label for i in held]), fitted.predict(scale.transform(y))
+            a, b = (F.normalize(each, dim=-1).cpu().numpy() for each in (x, y))
+            scale = StandardScaler().fit(a)
+            fitted = LogisticRegression(max_iter=1000).fit(scale.transform(a), [i.label for i in shots])
+            truth, said = np.array([i.label for i in held]), fitted.predict(scale.transform(b))
             scores.append(np.mean([(said[truth == c] == c).mean() for c in np.unique(truth)]))
         found[name] = round(float(np.mean(scores)), 4)
     return found
