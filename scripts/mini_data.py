@@ -139,20 +139,6 @@ def view(pixels: np.ndarray, rng: random.Random, flips: str) -> np.ndarray:
     return out if out.ndim == 3 else np.repeat(out[..., None], 3, axis=2)
 
 
-def augmented(items: list[Item], rng: random.Random, generator: torch.Generator) -> Tensor:
-    """(B, 3, 224, 224), normalised, with random gamma, contrast, brightness, tint and noise."""
-    stacked = np.stack([view(i.pixels, rng, FLIPS.get(i.task, "")) for i in items])
-    x = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
-
-    def each(low: float, high: float, channels: int = 1) -> Tensor:
-        return torch.empty(len(x), channels, 1, 1).uniform_(low, high, generator=generator)
-
-    x = x.clamp(1e-4, 1) ** torch.exp(each(-0.35, 0.35))
-    x = (x - 0.5) * each(0.75, 1.25) + 0.5 + each(-0.1, 0.1) + each(-0.03, 0.03, 3)
-    x = (x + torch.randn(x.shape, generator=generator) * each(0, 0.04)).clamp(0, 1)
-    return normalised(x)
-
-
 def normalised(x: Tensor) -> Tensor:
     return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
@@ -228,4 +214,13 @@ def jittered(x: Tensor, generator: torch.Generator) -> Tensor:
     x = x.clamp(1e-4, 1) ** torch.exp(each(-0.35, 0.35))
     x = (x - 0.5) * each(0.75, 1.25) + 0.5 + each(-0.1, 0.1) + each(-0.03, 0.03, 3)
     x = (x + torch.randn(x.shape, generator=generator) * each(0, 0.04)).clamp(0, 1)
-    return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    return normalised(x)
+
+
+def some_patches(
+    pixels: Tensor, share: float, generator: torch.Generator, device: str, side: int = 16
+) -> tuple[Tensor, Tensor]:
+    """pixels (B, S, S, 3) uint8 -> a share of each image's patches, drawn and altered, (B, K, 3, side, side), and which (B, K)."""
+    places = (pixels.shape[1] // side) ** 2
+    kept = torch.rand(len(pixels), places, generator=generator).argsort(dim=1)[:, : round(share * places)]
+    return jittered(patches_of(pixels, kept, side), generator).to(device), kept.to(device)

@@ -3,10 +3,11 @@
     python scripts/pretrain_mini.py --data ../shared/data --work runs/pretrained            (stop it at any time; resumes by itself)
     python scripts/pretrain_mini.py --data ../shared/data --work runs/pretrained --cool 1500    (1500 more steps, to a learning rate of 0)
 
-The tower learns to say what an ImageNet teacher (MobileNetV2, ../shared/data/teacher) says of the same augmented view: from its
+The tower learns to say what an ImageNet teacher (MobileNetV2, ../shared/data/teacher) says of the same crop: from its
 image feature the teacher's pooled feature, from each patch token the teacher's map at that place. Both are standardised, channel by
-channel, so that the mean squared error is the share of variance that is not explained. Teacher and student see one view, and never the
-same one twice (a consistent teacher, arXiv:2106.05237). Patches are dropped at random (FLIP, arXiv:2212.00794). The learning rate
+channel, so that the mean squared error is the share of variance that is not explained. Teacher and student see the same crop (a
+consistent teacher, arXiv:2106.05237); some crops of each image are kept with what the teacher says of them, and the student sees
+them with other patches and another intensity each time. Patches are dropped at random (FLIP, arXiv:2212.00794). The learning rate
 is constant until it is cooled, so that the length need not be known before. Train images of all sets, scope-mini-heldout's left-out ones
 included: no label is read, so that both trainings of the recipe go on from here.
 """
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.backbones import _openclip
 from engine.tasks import tasks
-from scripts.mini_data import Item, Sampler, Views, centred, jittered, patches_of, read_sets, say
+from scripts.mini_data import Item, Sampler, Views, centred, read_sets, say, some_patches
 from scripts.mini_words import write_folder
 
 PROBED = ("btmri", "derm7", "pneumonia_cxr")  # chosen on: none of the sets that scope-mini-heldout leaves out
@@ -99,6 +100,22 @@ def wanted(places: Tensor, grid: int, kept: Tensor) -> Tensor:
     """The teacher's map (B, 320, 7, 7) at the student's kept patches: (B, K, 320)."""
     every = F.interpolate(places, size=(grid, grid), mode="bilinear").flatten(2).transpose(1, 2)
     return every.gather(1, kept[..., None].expand(-1, -1, every.shape[-1]))
+
+
+def unexplained(
+    told: Tensor, shown: Tensor, some: dict[str, Tensor], scales: dict[str, Tensor], grid: int, kept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The share of the teacher's variance that the student does not tell, of pooled features and of places.
+
+    told (B, 1280), shown (B, K, 320) : the student's; some : of Views; scales : deviation and mean of each channel by name
+    """
+
+    def standardised(name: str) -> Tensor:
+        deviation, mean = scales[name]
+        return ((some[name].to(mean.device).float() - mean) / (deviation + 1e-3)).clamp(-5, 5)
+
+    places = wanted(standardised("places").permute(0, 3, 1, 2), grid, kept)
+    return F.mse_loss(told.float(), standardised("pooled")), F.mse_loss(shown.float(), places)
 
 
 @torch.no_grad()
@@ -206,7 +223,6 @@ def pretrain(args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed + start)
         say("resumed at step", start)
     end = start + args.cool if args.cool else args.steps
-    (deviation, mean), (deviations, means) = scales["pooled"], scales["places"]
     log, began, drift = (args.work / "log.jsonl").open("a"), time.time(), [1.0, 1.0]
     for step in range(start, end):
         share = min(1.0, (step + 1) / args.warm) * ((end - step) / args.cool if args.cool else 1.0)
@@ -214,17 +230,10 @@ def pretrain(args: argparse.Namespace) -> None:
             group["lr"] = group["peak"] * share
         student.train()
         some = views(draw(args.batch), rng)
-        kept = torch.rand(args.batch, student.grid**2, generator=generator).argsort(dim=1)[
-            :, : round(args.keep * student.grid**2)
-        ]
-        x = jittered(patches_of(some["pixels"], kept), generator).to(args.device)
-        kept = kept.to(args.device)
-        pooled = ((some["pooled"].to(args.device).float() - mean) / (deviation + 1e-3)).clamp(-5, 5)
-        places = ((some["places"].to(args.device).float() - means) / (deviations + 1e-3)).clamp(-5, 5)
+        x, kept = some_patches(some["pixels"], args.keep, generator, args.device)
         with torch.autocast(x.device.type, torch.bfloat16):
             told, shown = student(x, kept)
-        whole = F.mse_loss(told.float(), pooled)
-        dense = F.mse_loss(shown.float(), wanted(places.permute(0, 3, 1, 2), student.grid, kept))
+        whole, dense = unexplained(told, shown, some, scales, student.grid, kept)
         student.zero_grad(set_to_none=True)
         (whole + 0.5 * dense).backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)

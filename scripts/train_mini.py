@@ -39,9 +39,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.backbones import _openclip
 from engine.tasks import task, tasks
-from scripts.mini_data import OVERLAP, Item, Sampler, Views, centred, class_index, jittered, patches_of, read_sets, say
+from scripts.mini_data import OVERLAP, Item, Sampler, Views, centred, class_index, read_sets, say, some_patches
 from scripts.mini_words import Words
-from scripts.pretrain_mini import Student, Teacher, probe, wanted
+from scripts.pretrain_mini import Student, Teacher, probe, unexplained
 
 
 def rivals(classes: list[tuple[str, str]]) -> Tensor:
@@ -189,7 +189,7 @@ def train(args: argparse.Namespace) -> None:
     student.load_state_dict(before["average"])
     model.to(device)
     student.to(device)
-    (deviation, mean), (deviations, means) = (before["scales"][name].to(device) for name in ("pooled", "places"))
+    scales = {name: each.to(device) for name, each in before["scales"].items()}
     teacher = Teacher(args.data / "teacher" / "mobilenet_v2", device)
     views = Views(args.views, items["train"], args.count, teacher, rng, device)
     with torch.no_grad():
@@ -230,10 +230,7 @@ def train(args: argparse.Namespace) -> None:
         model.visual.train()
         batch = draw(args.batch)
         some = views(batch, rng)
-        kept = torch.rand(len(batch), student.grid**2, generator=generator).argsort(dim=1)[
-            :, : round(keep * student.grid**2)
-        ]
-        x, kept = jittered(patches_of(some["pixels"], kept), generator).to(device), kept.to(device)
+        x, kept = some_patches(some["pixels"], keep, generator, device)
         with torch.autocast(x.device.type, torch.bfloat16):
             tokens = student.tokens(x, kept)
             joint = model.visual.head(tokens[:, 0])
@@ -244,9 +241,8 @@ def train(args: argparse.Namespace) -> None:
         labels = torch.tensor([i.label for i in batch], device=device)
         kinds = torch.tensor([i.modality for i in batch], device=device)
         named = losses(v, t, model.logit_scale.exp(), labels, kinds, allowed, same)
-        pooled = ((some["pooled"].to(device).float() - mean) / (deviation + 1e-3)).clamp(-5, 5)
-        places = ((some["places"].to(device).float() - means) / (deviations + 1e-3)).clamp(-5, 5).permute(0, 3, 1, 2)
-        taught = F.mse_loss(told.float(), pooled) + 0.5 * F.mse_loss(shown.float(), wanted(places, student.grid, kept))
+        whole, dense = unexplained(told, shown, some, scales, student.grid, kept)
+        taught = whole + 0.5 * dense
         loss = named + args.teacher_weight * taught
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
