@@ -9,7 +9,7 @@ PY = .venv/bin/python
 SETUP = PYTHON="$(PYTHON)" sh scripts/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz check lint setup setup-test mini prompts clean
+.PHONY: help run test fuzz check lint setup setup-test mini mini-heldout prompts clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -40,9 +40,12 @@ setup-test: setup ## setup, and for the tests Ray, a Chromium and PostgreSQL whe
 	@$(SETUP) scale && browser=$$($(SETUP) browser) && postgres=$$($(SETUP) postgres) && \
 	echo "PromptScope: ready to test; browser: $$browser; PostgreSQL: $${postgres:-none}"
 
-mini: setup ## train the embedded backbone scope-mini (resumes by itself)
-	$(PY) scripts/pretrain_mini.py --data $(DATA) --views runs/views --muon 0.001 --mimetic --steps 1600
+mini: setup ## train the embedded backbone scope-mini, two hours on 2 cores (resumes by itself)
+	$(PY) scripts/pretrain_mini.py --data $(DATA)
 	$(PY) scripts/train_mini.py --data $(DATA)
+
+mini-heldout: setup ## the same without the class names of three sets, to measure transfer; after mini
+	$(PY) scripts/train_mini.py --data $(DATA) --work runs/heldout --steps 700 --unnamed busi retina lc25000_lung
 
 prompts: setup ## make the learned prompt sets of learned_prompts/ again, with their metrics
 	$(PY) scripts/ship_sets.py --data $(DATA)

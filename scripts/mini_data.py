@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +24,14 @@ FLIPS = {"derm7": "both", "lc25000_lung": "both", "btmri": "side", "busi": "side
 FLIPS |= {"octmnist": "side", "oct_srf": "side"}
 # Tasks whose classes may both be true of one image are not each other's negatives.
 OVERLAP = [{"covid_cxr", "pneumonia_cxr"}, {"octmnist", "oct_srf"}]
-WEIGHT = {"medmnist_modality": 0.5, "octmnist": 0.25, "oct_srf": 0.2, "derm7": 1.5, "kneexray": 1.3, "lc25000_lung": 0.7}
+WEIGHT = {"medmnist_modality": 0.5, "octmnist": 0.25, "oct_srf": 0.2, "derm7": 1.5, "kneexray": 2.0, "lc25000_lung": 0.7}
 NEAR = 10  # bits of 256 by which a difference hash may differ and still be the same picture
 
 
 @dataclass
 class Item:
     task: str
-    label: int  # index in all classes
+    label: int  # index in all classes, -1 for one that is left out
     modality: int
     pixels: np.ndarray  # uint8 (h, w) or (h, w, 3), shorter side at most 240
 
@@ -60,12 +61,15 @@ def class_modality(name: str, label: str) -> str:
     return label.split()[-1] if name == "medmnist_modality" else task(name).modality
 
 
-def read_sets(root: Path, sets: list[str], unnamed: list[str]) -> tuple[dict[str, list[Item]], dict]:
+def read_sets(
+    root: Path, sets: list[str], unnamed: list[str], left_out: Collection[str] = ()
+) -> tuple[dict[str, list[Item]], dict]:
     """Items by split ("train", "val"), and counts for the card; test images are read for their hashes only.
 
     unnamed : sets whose classes are never told: every training image is of the one class "", and val stays unread
+    left_out : classes "task:label" whose images have the label -1
     """
-    classes = class_index(sets, unnamed)
+    place = {each: i for i, each in enumerate(class_index(sets, unnamed, left_out))}
     kinds = task("modality").names
     rows = []
     for name in sets:
@@ -90,31 +94,32 @@ def read_sets(root: Path, sets: list[str], unnamed: list[str]) -> tuple[dict[str
                 counts["dropped_near_duplicates"] += 1
                 continue
         label = "" if t.id in unnamed else e.label
-        items[e.split].append(Item(t.id, classes.index((t.id, label)), kinds.index(class_modality(t.id, e.label)), pixels))
+        items[e.split].append(Item(t.id, place.get((t.id, label), -1), kinds.index(class_modality(t.id, e.label)), pixels))
         counts[e.split][t.id] = counts[e.split].get(t.id, 0) + 1
     return items, counts
 
 
-def class_index(sets: list[str], unnamed: list[str]) -> list[tuple[str, str]]:
-    """(task, label) of every class that is told apart; an unnamed set is one class with the label ""."""
-    return [(name, label) for name in sets for label in ([""] if name in unnamed else task(name).names)]
+def class_index(sets: list[str], unnamed: list[str], left_out: Collection[str] = ()) -> list[tuple[str, str]]:
+    """(task, label) of every class that is told apart; an unnamed set is one class with the label ""; left_out : "task:label"."""
+    every = [(name, label) for name in sets for label in ([""] if name in unnamed else task(name).names)]
+    return [(name, label) for name, label in every if f"{name}:{label}" not in left_out]
 
 
 class Sampler:
-    """Draws tasks by weight and classes within a task by the square root of their counts."""
+    """Draws tasks by weight and classes within a task by a power of their counts: 0 for each as often as the others, 0.5 for the root."""
 
-    def __init__(self, items: list[Item], rng: random.Random):
+    def __init__(self, items: list[Item], rng: random.Random, power: float = 0.5):
         self.by: dict[str, dict[int, list[Item]]] = {}
         for item in items:
             self.by.setdefault(item.task, {}).setdefault(item.label, []).append(item)
-        self.rng, self.names = rng, list(self.by)
+        self.rng, self.names, self.power = rng, list(self.by), power
         self.weights = [WEIGHT.get(n, 1.0) for n in self.names]
 
     def __call__(self, count: int) -> list[Item]:
         drawn = []
         for name in self.rng.choices(self.names, self.weights, k=count):
             labels = list(self.by[name])
-            label = self.rng.choices(labels, [math.sqrt(len(self.by[name][c])) for c in labels])[0]
+            label = self.rng.choices(labels, [len(self.by[name][c]) ** self.power for c in labels])[0]
             drawn.append(self.rng.choice(self.by[name][label]))
         return drawn
 
@@ -157,9 +162,11 @@ def centred(items: list[Item]) -> Tensor:
 
 class Views:
     """Crops of every training image with what the teacher says of them, made once and kept on disk: a student that sees the same
-    crop later with other patches and another intensity costs no decoding and no teacher."""
+    crop later with other patches and another intensity costs no decoding and no teacher. teacher_of : called where none are kept yet"""
 
-    def __init__(self, folder: Path, items: list[Item], count: int, teacher: Any, rng: random.Random, device: str):
+    def __init__(
+        self, folder: Path, items: list[Item], count: int, teacher_of: Callable[[], Any], rng: random.Random, device: str
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.rows, self.count, total = {id(item): i for i, item in enumerate(items)}, count, len(items) * count
         kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -176,9 +183,15 @@ class Views:
         self.of: dict[str, Any] = {
             name: np.memmap(folder / name, dtype, mode, shape=shape) for name, (dtype, shape) in kinds.items()
         }
-        for start in range(0, total if mode == "w+" else 0, 64):
-            rows = range(start, min(start + 64, total))
-            pixels = np.stack([view(items[r // count].pixels, rng, FLIPS.get(items[r // count].task, "")) for r in rows])
+        if mode == "w+":
+            self._make(items, teacher_of(), rng, device)
+            done.write_text(str(total))
+
+    def _make(self, items: list[Item], teacher: Any, rng: random.Random, device: str) -> None:
+        total = len(self.of["pixels"])
+        for start in range(0, total, 64):
+            drawn = [items[r // self.count] for r in range(start, min(start + 64, total))]
+            pixels = np.stack([view(item.pixels, rng, FLIPS.get(item.task, "")) for item in drawn])
             x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
             places, pooled = teacher((x * 2 - 1).to(device))
             self.of["pixels"][start : start + 64] = pixels
@@ -186,10 +199,8 @@ class Views:
             self.of["places"][start : start + 64] = places.permute(0, 2, 3, 1).cpu().half().numpy()
             if start // 64 % 100 == 0:
                 say("views", start, "of", total)
-        if mode == "w+":
-            for each in self.of.values():
-                each.flush()
-            done.write_text(str(total))
+        for each in self.of.values():
+            each.flush()
 
     def __call__(self, drawn: list[Item], rng: random.Random) -> dict[str, Tensor]:
         rows = [self.rows[id(item)] * self.count + rng.randrange(self.count) for item in drawn]

@@ -15,6 +15,7 @@ from engine.tasks import descriptions, task, tasks
 from scripts.mini_data import MEAN, SIZE, STD
 
 CONTEXT = 77
+UNREAD_SENTENCES, UNREAD_DENIALS = 6, 2  # the last of each class's bank, kept for measuring
 DIM = 256
 KIND_WORDS = {
     "MRI": ["MRI", "magnetic resonance image", "MR scan", "MRI slice"],
@@ -43,7 +44,7 @@ def caption(name: str, label: str, rng: random.Random) -> str:
         return rng.choice([f"{kind} of the {t.organ}.", f"{kind}, {t.organ}.", f"this is a {kind} of the {t.organ}."])
     words = descriptions(name).classes[label]
     if rng.random() < 0.6:
-        return rng.choice(words.sentences)
+        return rng.choice(words.sentences[:-UNREAD_SENTENCES])
     names = [label, label, *words.synonyms["medical"], *words.synonyms["query"], *words.synonyms["lay"]]
     what, kind = rng.choice(names), rng.choice(KIND_WORDS[t.modality])
     organ = "" if t.organ == "any" else f" of the {t.organ}"
@@ -73,7 +74,7 @@ def absent(name: str, label: str, rng: random.Random) -> str:
         return f"not a {rng.choice(KIND_WORDS[other])}."
     words = descriptions(name).classes[label]
     if rng.random() < 0.5:
-        return rng.choice(words.negatives)
+        return rng.choice(words.negatives[:-UNREAD_DENIALS])
     what = rng.choice([label, *words.synonyms["medical"], *words.synonyms["lay"]])
     return rng.choice(
         [f"no sign of {what}.", f"no {what} is seen.", f"{rng.choice(KIND_WORDS[task(name).modality])} without {what}."]

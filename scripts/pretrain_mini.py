@@ -1,7 +1,7 @@
 """The first training of scope-mini's image tower: from images alone, without a class or a word.
 
     python scripts/pretrain_mini.py --data ../shared/data --work runs/pretrained            (stop it at any time; resumes by itself)
-    python scripts/pretrain_mini.py --data ../shared/data --work runs/pretrained --cool 1500    (1500 more steps, to a learning rate of 0)
+    python scripts/pretrain_mini.py --data ../shared/data --work runs/pretrained --steps 9000 --cool 1500    (longer)
 
 The tower learns to say what an ImageNet teacher (MobileNetV2, ../shared/data/teacher) says of the same crop: from its
 image feature the teacher's pooled feature, from each patch token the teacher's map at that place. Both are standardised, channel by
@@ -44,7 +44,8 @@ PROBED = ("btmri", "derm7", "pneumonia_cxr")  # chosen on: none of the sets that
 class Teacher:
     """MobileNetV2 in bfloat16: x (B, 3, 224, 224) in [-1, 1] -> map (B, 320, 7, 7) and pooled feature (B, 1280)."""
 
-    def __init__(self, folder: Path, device: str):
+    def __init__(self, data: Path, device: str):
+        folder = data / "teacher" / "mobilenet_v2"
         spec = importlib.util.spec_from_file_location("teacher", folder / "load_torch.py")
         assert spec and spec.loader
         self.module = importlib.util.module_from_spec(spec)
@@ -87,13 +88,23 @@ class Student(nn.Module):
 
     def tokens(self, patches: Tensor, kept: Tensor) -> Tensor:
         """(B, 1 + K, D), the class token first."""
+        return self.visual.trunk.norm(self.visual.trunk.blocks(self.embedded(patches, kept)))
+
+    def tokens_and_values(self, patches: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Twice (B, 1 + K, D): the tokens, and what the last block's values say of each place without the others (MaskCLIP,
+        arXiv:2112.01071; engine/explain/patch_similarity.py)."""
+        trunk = self.visual.trunk
+        before, last = trunk.blocks[:-1](self.embedded(patches, kept)), trunk.blocks[-1]
+        values = last.attn.qkv(last.norm1(before))[..., -trunk.embed_dim :]
+        return trunk.norm(last(before)), trunk.norm(last.attn.proj(values))
+
+    def embedded(self, patches: Tensor, kept: Tensor) -> Tensor:
         trunk = self.visual.trunk
         first = trunk.patch_embed.proj
         tokens = F.linear(patches.flatten(2), first.weight.flatten(1), first.bias)
         where = torch.cat([torch.zeros_like(kept[:, :1]), kept + 1], dim=1)
         tokens = torch.cat([trunk.cls_token.expand(len(tokens), -1, -1).to(tokens), tokens], dim=1)
-        tokens = tokens + trunk.pos_embed[0][where].to(tokens)
-        return trunk.norm(trunk.blocks(tokens))
+        return tokens + trunk.pos_embed[0][where].to(tokens)
 
 
 def wanted(places: Tensor, grid: int, kept: Tensor) -> Tensor:
@@ -194,11 +205,8 @@ def pretrain(args: argparse.Namespace) -> None:
     items, counts = read_sets(args.data, sets, [])
     say("images", len(items["train"]), "near duplicates dropped", counts["dropped_near_duplicates"])
     rng, generator = random.Random(args.seed), torch.Generator().manual_seed(args.seed)
-    teacher = Teacher(args.teacher or args.data / "teacher" / "mobilenet_v2", args.device)
-    draw, views = (
-        Sampler(items["train"], rng),
-        Views(args.views or args.work / "views", items["train"], args.count, teacher, rng, args.device),
-    )
+    draw = Sampler(items["train"], rng)
+    views = Views(args.views, items["train"], args.count, lambda: Teacher(args.data, args.device), rng, args.device)
     student = Student(_openclip.build_model(args.work / "model").visual)
     if args.mimetic:
         mimetic(student.visual.trunk)
@@ -222,10 +230,10 @@ def pretrain(args: argparse.Namespace) -> None:
         generator.manual_seed(args.seed + start)
         torch.manual_seed(args.seed + start)
         say("resumed at step", start)
-    end = start + args.cool if args.cool else args.steps
+    end = args.steps + args.cool
     log, began, drift = (args.work / "log.jsonl").open("a"), time.time(), [1.0, 1.0]
     for step in range(start, end):
-        share = min(1.0, (step + 1) / args.warm) * ((end - step) / args.cool if args.cool else 1.0)
+        share = min(1.0, (step + 1) / args.warm) * ((end - step) / args.cool if step >= args.steps else 1.0)
         for group in (g for each in optimisers for g in each.param_groups):
             group["lr"] = group["peak"] * share
         student.train()
@@ -265,16 +273,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with sets/ and teacher/")
     parser.add_argument("--work", type=Path, default=Path("runs/pretrained"))
-    parser.add_argument("--teacher", type=Path, default=None)
-    parser.add_argument("--steps", type=int, default=1_000_000, help="the last step of the constant learning rate")
-    parser.add_argument("--cool", type=int, default=0, help="so many more steps, down to a learning rate of 0")
+    parser.add_argument("--steps", type=int, default=3500, help="steps of a constant learning rate")
+    parser.add_argument("--cool", type=int, default=850, help="so many more, down to a learning rate of 0")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--keep", type=float, default=0.25, help="share of the patches that are kept")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--muon", type=float, default=0.0, help="Muon's learning rate for the blocks' matrices, 0 for AdamW")
-    parser.add_argument("--mimetic", action="store_true")
+    parser.add_argument(
+        "--muon", type=float, default=1e-3, help="Muon's learning rate for the blocks' matrices, 0 for AdamW"
+    )
+    parser.add_argument("--mimetic", action=argparse.BooleanOptionalAction, default=True, help="begin as attention ends")
     parser.add_argument("--warm", type=int, default=300, help="steps of a rising learning rate")
-    parser.add_argument("--views", type=Path, default=None, help="where the crops are kept")
+    parser.add_argument("--views", type=Path, default=Path("runs/views"), help="where the crops are kept")
     parser.add_argument("--count", type=int, default=4, help="crops of an image")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--check", type=int, default=1000, help="steps between probes")

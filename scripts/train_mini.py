@@ -1,7 +1,7 @@
 """Train scope-mini, the embedded backbone: contrastive image to text, from written captions, after pretrain_mini.py.
 
     python scripts/train_mini.py --data ../shared/data                       (resumes by itself)
-    python scripts/train_mini.py --data ../shared/data --work runs/heldout --unnamed busi retina lc25000_lung
+    python scripts/train_mini.py --data ../shared/data --work runs/heldout --steps 700 --unnamed busi retina lc25000_lung
 
 What it does, in order: reads the sets that the tasks name; drops training images that are near duplicates of a
 validation or test image of any set; trains; writes open_clip's local-dir layout in fp16. The towers: timm ViT-Ti/16, BERT of
@@ -12,7 +12,8 @@ pass through that tower is needed), so that captions lie where their images look
 tower learns against its captions, one drawn for every class and modality at each step. Images to captions: softmax within the
 task, among which is a sentence that denies the image's own class; softmax over all classes that do not contradict each other;
 softmax over modalities; of the sentences that deny a class, its own fits least; captions to images: softmax over the batch
-with several positives (UniCL, arXiv:2204.03610). The teacher's targets of the first training are kept, so that features that no
+with several positives (UniCL, arXiv:2204.03610). The same, with less weight, from the mean of the patches, and from the mean of what the last
+block's values say of each, so that maps that look at patches have something to see. The teacher's targets of the first training are kept, so that features that no
 caption names are not lost. Patches are dropped at random while training (FLIP, arXiv:2212.00794), fewer towards the end.
 
 Validation is on held-out groups only.
@@ -80,7 +81,7 @@ def train_text(model: Any, words: Words, raw: Tensor, items: list[Item], args: a
     device, count = args.device, len(words.classes)
     allowed, same = rivals(words.classes).to(device), same_task(words.classes).to(device)
     rng, place = random.Random(args.seed), {id(item): i for i, item in enumerate(items)}
-    draw = Sampler(items, rng)
+    draw = Sampler(items, rng, args.balance)
     learned = [*model.text.parameters(), *model.visual.head.parameters(), model.logit_scale]
     optimiser = torch.optim.AdamW(learned, lr=5e-4, weight_decay=0.01, betas=(0.9, 0.98))
     model.train()
@@ -113,13 +114,16 @@ def same_task(classes: list[tuple[str, str]]) -> Tensor:
 
 
 @torch.no_grad()
-def raw_features(model: Any, items: list[Item], device: str) -> Tensor:
-    """(N, W): the class token of the centre of each image."""
+def raw_features(model: Any, items: list[Item], device: str, place: Path, step: int) -> Tensor:
+    """(N, W): the class token of the centre of each image, kept beside the first training's checkpoint of that step."""
+    if place.is_file() and (kept := torch.load(place, weights_only=True))["step"] == step and len(kept["raw"]) == len(items):
+        return kept["raw"]
     model.eval()
     out = []
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         for start in range(0, len(items), 64):
             out.append(model.visual.trunk(centred(items[start : start + 64]).to(device)).float().cpu())
+    torch.save({"step": step, "raw": torch.cat(out)}, place)
     return torch.cat(out)
 
 
@@ -149,10 +153,10 @@ def validate(model: Any, items: list[Item], words: Words, device: str) -> dict[s
     found = {}
     for name in dict.fromkeys(name for name, label in words.classes if label):
         rows = [i for i, item in enumerate(items) if item.task == name]
-        first = next(i for i, (n, _) in enumerate(words.classes) if n == name)
-        t = task(name)
-        truth = torch.tensor([items[i].label - first for i in rows])
-        found[name] = balanced(v[rows] @ texts([t.template.format(n) for n in t.names]).T, truth)
+        known = [i for i, (n, _) in enumerate(words.classes) if n == name]
+        truth = torch.tensor([items[i].label - known[0] for i in rows])
+        prompts = [task(name).template.format(words.classes[i][1]) for i in known]
+        found[name] = balanced(v[rows] @ texts(prompts).T, truth)
     kinds = task("modality")
     truth = torch.tensor([item.modality for item in items])
     found["modality"] = balanced(v @ texts([kinds.template.format(n) for n in kinds.names]).T, truth)
@@ -160,7 +164,7 @@ def validate(model: Any, items: list[Item], words: Words, device: str) -> dict[s
 
 
 def patches_kept(progress: float) -> float:
-    return 0.25 if progress < 0.7 else 0.5 if progress < 0.95 else 1.0
+    return 0.25 if progress < 0.65 else 0.5 if progress < 0.9 else 1.0
 
 
 def begun(work: Path, pretrained: Path) -> None:
@@ -179,10 +183,10 @@ def train(args: argparse.Namespace) -> None:
     begun(work, args.pretrained)
     sets = [name for name, t in tasks().items() if t.data and name not in args.without]
     say("reading", ", ".join(sets))
-    items, counts = read_sets(args.data, sets, args.unnamed)
+    items, counts = read_sets(args.data, sets, args.unnamed, args.left_out)
     say("images", {k: len(v) for k, v in items.items()}, "near duplicates dropped", counts["dropped_near_duplicates"])
-    classes = class_index(sets, args.unnamed)
-    words, draw = Words(work / "model", classes, rng), Sampler(items["train"], rng)
+    classes = class_index(sets, args.unnamed, args.left_out)
+    words = Words(work / "model", classes, rng)
     model = _openclip.build_model(work / "model")
     student = Student(model.visual)
     before = torch.load(args.pretrained / "checkpoint.pt", weights_only=True, map_location="cpu")
@@ -190,14 +194,17 @@ def train(args: argparse.Namespace) -> None:
     model.to(device)
     student.to(device)
     scales = {name: each.to(device) for name, each in before["scales"].items()}
-    teacher = Teacher(args.data / "teacher" / "mobilenet_v2", device)
-    views = Views(args.views, items["train"], args.count, teacher, rng, device)
+    views = Views(args.views, items["train"], args.count, lambda: Teacher(args.data, device), rng, device)
+    told = {split: [item for item in each if item.label >= 0] for split, each in items.items()}
+    draw = Sampler(told["train"], rng, args.balance)
     with torch.no_grad():
         model.logit_scale.fill_(math.log(1 / 0.07))
     allowed, same = rivals(classes).to(device), same_task(classes).to(device)
     place = work / "checkpoint.pt"
     if not place.is_file():
-        train_text(model, words, raw_features(model, items["train"], device), items["train"], args)
+        raw = raw_features(model, items["train"], device, args.pretrained / "features.pt", before["step"])
+        rows = [i for i, item in enumerate(items["train"]) if item.label >= 0]
+        train_text(model, words, raw[rows], told["train"], args)
     model.text.requires_grad_(False)
     both = nn.ModuleList([model, student])
     learned = [p for p in both.parameters() if p.requires_grad]
@@ -218,7 +225,7 @@ def train(args: argparse.Namespace) -> None:
     average = copy.deepcopy(model).eval().requires_grad_(False)
     if start:
         average.load_state_dict(saved["average"])
-    bank = caption_bank(model, words, 200, device)
+    bank = caption_bank(model, words, args.bank, device)
     log = (work / "log.jsonl").open("a")
     began, seen = time.time(), 0.0
     for step in range(start, args.steps):
@@ -232,18 +239,19 @@ def train(args: argparse.Namespace) -> None:
         some = views(batch, rng)
         x, kept = some_patches(some["pixels"], keep, generator, device)
         with torch.autocast(x.device.type, torch.bfloat16):
-            tokens = student.tokens(x, kept)
-            joint = model.visual.head(tokens[:, 0])
-            told, shown = student.pooled(joint), student.places(tokens[:, 1:])
-        v = F.normalize(joint.float(), dim=-1)
+            tokens, values = student.tokens_and_values(x, kept)
+            heard = torch.stack([tokens[:, 0], tokens[:, 1:].mean(1), values[:, 1:].mean(1)])
+            joint = model.visual.head(heard)
+            said, shown = student.pooled(joint[0]), student.places(tokens[:, 1:])
+        v, *local = F.normalize(joint.float(), dim=-1)
         picks = torch.randint(len(bank), (bank.shape[1],), generator=generator)
         t = bank[picks.to(device), torch.arange(bank.shape[1], device=device)]
         labels = torch.tensor([i.label for i in batch], device=device)
         kinds = torch.tensor([i.modality for i in batch], device=device)
-        named = losses(v, t, model.logit_scale.exp(), labels, kinds, allowed, same)
-        whole, dense = unexplained(told, shown, some, scales, student.grid, kept)
+        named, *placed = (losses(each, t, model.logit_scale.exp(), labels, kinds, allowed, same) for each in (v, *local))
+        whole, dense = unexplained(said, shown, some, scales, student.grid, kept)
         taught = whole + 0.5 * dense
-        loss = named + args.teacher_weight * taught
+        loss = named + args.patch_weight * sum(placed) + args.teacher_weight * taught
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(learned, 1.0)
@@ -266,8 +274,8 @@ def train(args: argparse.Namespace) -> None:
             }
             line["minutes"] = round((time.time() - began) / 60, 2)
             if (step + 1) % args.check == 0 or step + 1 == args.steps:
-                line["val"] = {k: round(x, 4) for k, x in validate(average, items["val"], words, device).items()}
-                line["probe"] = probe(average.visual, items, device)
+                line["val"] = {k: round(x, 4) for k, x in validate(average, told["val"], words, device).items()}
+                line["probe"] = probe(average.visual, told, device)
             say(json.dumps(line))
             log.write(json.dumps(line) + "\n")
             log.flush()
@@ -275,7 +283,8 @@ def train(args: argparse.Namespace) -> None:
     save_file(weights, work / "model" / _openclip.WEIGHTS[0])
     about = {"steps": args.steps, "batch": args.batch, "seed": args.seed, "lr": args.lr, "counts": counts}
     about |= {"text_steps": args.text_steps, "pretrained_steps": before["step"], "teacher_weight": args.teacher_weight}
-    about |= {"without": args.without, "unnamed": args.unnamed}
+    about |= {"balance": args.balance, "patch_weight": args.patch_weight}
+    about |= {"without": args.without, "unnamed": args.unnamed, "left_out": args.left_out}
     (work / "model" / "training.json").write_text(json.dumps(about, indent=1))
     say("written", work / "model")
 
@@ -287,15 +296,21 @@ def main() -> None:
     parser.add_argument("--pretrained", type=Path, default=Path("runs/pretrained"), help="folder of the first training")
     parser.add_argument("--views", type=Path, default=Path("runs/views"), help="where the crops are kept")
     parser.add_argument("--count", type=int, default=4, help="crops of an image")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--check", type=int, default=500, help="steps between validations")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--teacher-weight", type=float, default=1.0)
+    parser.add_argument("--patch-weight", type=float, default=0.25, help="of the captions' loss on the mean of the patches")
+    parser.add_argument("--balance", type=float, default=0.0, help="power of a class's count by which it is drawn")
+    parser.add_argument("--bank", type=int, default=200, help="captions of each class that images learn against")
     parser.add_argument("--text-steps", type=int, default=500)
     parser.add_argument("--unnamed", nargs="*", default=[], help="tasks whose images are seen but whose classes never named")
+    parser.add_argument(
+        "--left-out", nargs="*", default=[], metavar="TASK:CLASS", help="classes whose images get no caption"
+    )
     parser.add_argument("--without", nargs="*", default=[], help="tasks to leave out")
     train(parser.parse_args())
 

@@ -29,7 +29,7 @@ def columns(
 ) -> dict[str, tuple[engine.Task, str, dict[str, Any]]]:
     """By heading: the task with its words, the method and its options."""
     found: dict[str, tuple[engine.Task, str, dict[str, Any]]] = {
-        "task's sentence": (task, "zero-shot", {}),
+        "task's sentence": (task, "zero-shot", {"template": ""}),  # not the papers' for the data set
         "class name": (task, ATTRIBUTE, {"slots": ""}),
     }
     found |= {f"{name} name": (task, ATTRIBUTE, {"slots": "", "name": name}) for name in engine.NAMES}
