@@ -819,3 +819,11 @@ def test_biomedberts_own_tokenizer_pads_and_trims(shared, tiny, tmp_path):
     words = ["[CLS]", "a", "photo", "of", "a", "glioma", ".", "[SEP]"]
     assert [vocabulary[i] for i in ids[0]] == words
     assert [vocabulary[i] for i in ids[1]] == ["[CLS]", "a", "[SEP]"] + ["[PAD]"] * 5
+
+
+def test_scope_mini_with_other_weights_than_its_cards_is_refused(copy, monkeypatch):
+    assert engine.load_backbone("scope-mini").weights_hash in (scope_mini.FOLDER / "README.md").read_text()
+    rewrite(copy, lambda weights: weights.update(logit_scale=weights["logit_scale"] + 1))
+    monkeypatch.setattr(scope_mini, "FOLDER", copy)
+    with pytest.raises(BackboneError, match="are not those of its card"):
+        scope_mini.load("cpu", "float32")
