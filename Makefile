@@ -47,7 +47,7 @@ mini: setup ## train the embedded backbone scope-mini, two hours on 2 cores (res
 mini-heldout: setup ## the same without the class names of three sets, to measure transfer; after mini
 	$(PY) scripts/train_mini.py --data $(DATA) --work runs/heldout --steps 700 --unnamed busi retina lc25000_lung
 
-prompts: setup ## make the learned prompt sets of learned_prompts/ again, with their metrics
+prompts: setup ## make the prompt sets of learned_prompts/ again, with their metrics
 	$(PY) scripts/ship_sets.py --data $(DATA)
 
 clean: ## remove caches and test artefacts; .venv and runs/ stay

@@ -1,11 +1,10 @@
-"""Make the library's learned prompt sets again, with their cards: after new weights, or a changed method.
+"""Make the library's prompt sets again, with their cards: after new weights, or a changed method.
 
     python scripts/ship_sets.py --data ../shared/data                                    (every set that is there)
     python scripts/ship_sets.py --data ../shared/data --methods coop kgcoop --tasks busi  (these, new or not)
 
-Knows no method by name: without --methods it makes what the cards in learned_prompts/ name. Each is tuned on K images a class
-of the train split (whole groups), scored on the test split, and compared with the untuned description ensemble on the same
-images. "in-distribution" is written where the backbone's own training saw the set (training.json beside its weights).
+Knows no method by name: without --methods it makes what the cards in learned_prompts/ name. What is trained is tuned on K images a class
+of the train split (whole groups) and compared with the untuned description ensemble; all is scored on the same images of the test split. "in-distribution" is written where the backbone's own training saw the set (training.json beside its weights).
 """
 
 from __future__ import annotations
@@ -82,13 +81,13 @@ def ship(made: PromptSet, tested: Tested, backbone: engine.Backbone, untuned: Pr
 
 
 def shipped(backbone: str) -> list[tuple[str, str]]:
-    """(task, method) of the library's sets that are trained, for this backbone."""
+    """(task, method) of the library's sets for this backbone, those that learn from words alone first."""
     found = []
     for name in engine.library():
         card = json.loads((LIBRARY / name / "card.json").read_text(encoding="utf-8"))
-        if card["backbone"]["id"] == backbone and engine.METHODS[card["method"]["name"]].is_trained:
+        if card["backbone"]["id"] == backbone:
             found.append((card["task"]["id"], card["method"]["name"]))
-    return found
+    return sorted(found, key=lambda each: engine.METHODS[each[1]].is_trained)
 
 
 def main() -> None:
@@ -102,10 +101,18 @@ def main() -> None:
     backbone = engine.load_backbone("scope-mini")
     tests = test_sets(args.data, backbone)
     there = shipped("scope-mini")
-    tasks, methods = args.tasks or dict.fromkeys(t for t, _ in there), args.methods or dict.fromkeys(m for _, m in there)
+    tasks = args.tasks or dict.fromkeys(t for t, m in there if engine.METHODS[m].is_trained)
+    methods = args.methods or dict.fromkeys(m for _, m in there)
     wanted = [(t, m) for t in tasks for m in methods] if args.tasks or args.methods else there
     for task_id, name in wanted:
         task, began = engine.task(task_id), time.perf_counter()
+        if not engine.METHODS[name].is_trained:
+            scored = ship(engine.METHODS[name]().learn(backbone, task), tests[task_id], backbone)
+            print(
+                f"| {task_id} | {name} | {scored.images} | {100 * scored.metrics['balanced_accuracy'].value:.1f} | | |",
+                flush=True,
+            )
+            continue
         method = engine.method(name, task_id)
         examples = engine.read_examples(args.data / "sets" / task.data[0], task)
         made = engine.tune(method, backbone, task, examples, args.shots, args.seed)
