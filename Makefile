@@ -12,7 +12,7 @@ SETUP = PYTHON="$(PYTHON)" sh scripts/setup.sh
 .PHONY: help run test fuzz check lint setup setup-test mini mini-heldout prompts clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo '  Variables: PYTHON=python3.12 (for a new .venv)  ARGS="-k dicom" JOBS=2 (for pytest)  DATA=FOLDER (for mini)'
 
 run: setup ## start the page (settings: PROMPTSCOPE_* variables)

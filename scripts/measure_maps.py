@@ -21,6 +21,7 @@ import engine
 from engine.data import unit
 from engine.evaluate import mean_over_units
 from scripts.measure_locate import composite, place_of
+from scripts.measure_mini import examples_of
 
 NORMAL = {
     "btmri": "normal brain",
@@ -34,10 +35,11 @@ NORMAL = {
 
 
 def scored(heat: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
-    """(pointing, energy) of a heat map (H, W) whose finding is at `inside`, bool (H, W)."""
+    """(pointing, energy) of a heat map (H, W) whose finding is at `inside`, bool (H, W); 0 where nothing is pointed at, as in
+    engine/detection.py."""
     heat = np.clip(heat, 0, None)
     total = float(heat.sum())
-    return float(inside.flat[int(heat.argmax())]), float(heat[inside].sum()) / total if total > 0 else 0.0
+    return (float(inside.flat[int(heat.argmax())]), float(heat[inside].sum()) / total) if total > 0 else (0.0, 0.0)
 
 
 def main() -> None:
@@ -56,11 +58,7 @@ def main() -> None:
     hosts: dict[str, list[engine.Example]] = {}
     guests: dict[str, list[engine.Example]] = {}
     for name, normal in NORMAL.items():
-        rows = [
-            e
-            for f in engine.task(name).data
-            for e in engine.read_examples(args.data / "sets" / f, engine.task(name), args.split)
-        ]
+        rows = examples_of(args.data, name, args.split)
         first = list({unit(row): row for row in (rows[i] for i in rng.permutation(len(rows)))}.values())
         hosts[name] = [e for e in first if e.label == normal]
         guests[name] = [e for e in first if e.label != normal]
@@ -81,7 +79,7 @@ def main() -> None:
         for key, locator in engine.baselines().items():
             blind = locator.locate(image, [engine.Phrase(guest.label)], (), 1)[0]
             values[key].append(scored(engine.place(blind.heat, image.shape), inside))
-        units.append(f"{turn}")
+        units.append(str(turn))
     rows_out = {}
     print(f"{len(units)} composites\n\n| map | pointing | energy |\n|---|---|---|")
     for key, each in values.items():

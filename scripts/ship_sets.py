@@ -4,7 +4,8 @@
     python scripts/ship_sets.py --data ../shared/data --methods coop kgcoop --tasks busi  (these, new or not)
 
 Knows no method by name: without --methods it makes what the cards in learned_prompts/ name. What is trained is tuned on K images a class
-of the train split (whole groups) and compared with the untuned description ensemble; all is scored on the same images of the test split. "in-distribution" is written where the backbone's own training saw the set (training.json beside its weights).
+of the train split (whole groups) and compared with the untuned description ensemble; all is scored on the same images of the
+test split. "in-distribution" is written where the backbone's own training saw the set (training.json beside its weights).
 """
 
 from __future__ import annotations

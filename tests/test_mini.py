@@ -154,6 +154,7 @@ def test_pointing_and_energy_by_hand():
     assert scored(np.array([[3.0, 1.0], [-5.0, 0.0]]), inside) == (1.0, 0.75)
     assert scored(np.array([[1.0, 2.0], [1.0, 0.0]]), inside) == (0.0, 0.25)
     assert scored(np.zeros((2, 2)), ~inside) == (0.0, 0.0)
+    assert scored(np.full((2, 2), -1.0), inside) == (0.0, 0.0)
 
 
 @pytest.fixture
